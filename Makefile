@@ -1,0 +1,44 @@
+# Needs Python >= 3.11 and make; everything else goes into .venv.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow check format bench clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Once, and again whenever what is to be installed has changed.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: $(INSTALLED)  ## Federate a real table of many sites and write synthetic rows
+	$(BIN)/python examples/demo_data.py build/demo
+	$(BIN)/genesis federated simulate build/demo/*.csv --rounds 5 --seed 0 \
+		--output build/demo/synthetic.csv --json build/demo/rounds.json
+
+test: $(INSTALLED)  ## Run the tests
+	$(BIN)/python -m pytest
+
+slow: $(INSTALLED)  ## Run the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(INSTALLED)  ## Check style, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED)  ## Run the benchmarks of docs/benchmarks.md
+	$(BIN)/python -m benchmarks
+
+clean:  ## Remove everything that make made
+	rm -rf .venv build dist *.egg-info .coverage .hypothesis .import_linter_cache \
+		.mypy_cache .pytest_cache .ruff_cache

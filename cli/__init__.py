@@ -1,0 +1,1 @@
+"""The command line `genesis`: one file a command, imported when the command runs."""

@@ -1,0 +1,59 @@
+"""Genesis trains generators of synthetic tables, on one table or federated over many.
+
+In short::
+
+    from genesis import FederatedSynthesizer
+
+    synthesizer = FederatedSynthesizer(method="ctgan", n_rounds=10)
+    synthesizer.fit([north, south, west], discrete_columns=["diagnosis"])
+    synthetic = synthesizer.generate(10_000)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from genesis.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from genesis.encoding import Encoder as Encoder
+    from genesis.errors import ConditionError as ConditionError
+    from genesis.errors import DataError as DataError
+    from genesis.errors import FederationError as FederationError
+    from genesis.errors import GenesisError as GenesisError
+    from genesis.errors import MissingExtraError as MissingExtraError
+    from genesis.errors import ModelFileError as ModelFileError
+    from genesis.errors import PlanError as PlanError
+    from genesis.errors import SchemaError as SchemaError
+    from genesis.errors import TrainingError as TrainingError
+    from genesis.federated.simulation import FederatedSynthesizer as FederatedSynthesizer
+    from genesis.schema import Column as Column
+    from genesis.schema import Kind as Kind
+    from genesis.schema import Schema as Schema
+    from genesis.synthesizer import Synthesizer as Synthesizer
+    from genesis.tables import read_table as read_table
+    from genesis.tables import write_table as write_table
+
+__version__ = "0.1.0"
+
+__all__, __getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "genesis.encoding": ["Encoder"],
+        "genesis.errors": [
+            "ConditionError",
+            "DataError",
+            "FederationError",
+            "GenesisError",
+            "MissingExtraError",
+            "ModelFileError",
+            "PlanError",
+            "SchemaError",
+            "TrainingError",
+        ],
+        "genesis.federated.simulation": ["FederatedSynthesizer"],
+        "genesis.schema": ["Column", "Kind", "Schema"],
+        "genesis.synthesizer": ["Synthesizer"],
+        "genesis.tables": ["read_table", "write_table"],
+    },
+)

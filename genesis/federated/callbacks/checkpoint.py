@@ -1,0 +1,40 @@
+"""Checkpoints while a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from genesis.errors import PlanError
+from genesis.federated.callbacks import Callback, RoundReport, Run
+
+__all__ = ["CheckpointCallback"]
+
+
+class CheckpointCallback(Callback):
+    """Saves what the run can be continued from, every few rounds and after the last one.
+
+    Args:
+        directory: Where checkpoints are written.
+        every: Rounds from one checkpoint to the next, at least 1.
+
+    Raises:
+        PlanError: every is not a whole number of at least 1.
+    """
+
+    def __init__(self, directory: str | Path = "checkpoints", every: int = 1) -> None:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise PlanError(
+                "every must be a whole number of rounds", got=repr(every), do="choose 1 or more"
+            )
+        self.directory, self.every = Path(directory), every
+
+    def on_round_complete(self, run: Run, report: RoundReport) -> None:
+        """Save if it is time."""
+        if report.round_num % self.every == 0:
+            run.save_checkpoint(self.directory)
+
+    def on_run_end(self, run: Run, reports: Sequence[RoundReport]) -> None:
+        """Save the last round, if that has not been done."""
+        if reports and reports[-1].round_num % self.every:
+            run.save_checkpoint(self.directory)

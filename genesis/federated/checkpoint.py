@@ -1,0 +1,132 @@
+"""Checkpoints of a run: all that the next round depends on.
+
+A directory holds `checkpoint.safetensors`, the server's part, and a folder with one file a client.
+The server's part names the folder and is replaced last, so that a run that dies while it writes
+leaves the checkpoint before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from genesis.encoding import Encoder
+from genesis.errors import ModelFileError, PlanError
+from genesis.federated.aggregation import State
+from genesis.federated.callbacks import RoundReport
+from genesis.federated.plan import Plan
+from genesis.model_file import Contents, read_file, write_file
+
+__all__ = ["Checkpoint", "checkpoint_seed"]
+
+FILE = "checkpoint.safetensors"
+MAY_CHANGE = ("n_rounds", "timeout_seconds", "min_clients", "max_clients", "proximal_mu")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The server's part of a checkpoint.
+
+    Args:
+        plan: The plan of the run.
+        encoder: The encoder agreed on.
+        state: Global parameters, and what the aggregation rule remembers.
+        reports: Of the rounds played.
+        numbers: Client id -> its number in the run.
+        last_cohort: Clients that finished the last round.
+        directory: Where the clients' parts are, once read.
+    """
+
+    plan: Plan
+    encoder: Encoder
+    state: State
+    reports: tuple[RoundReport, ...]
+    numbers: Mapping[str, int]
+    last_cohort: frozenset[str]
+    directory: Path | None = None
+
+    @staticmethod
+    def folder(directory: Path, rounds: int) -> Path:
+        """Where clients keep their parts after so many rounds."""
+        return directory / f"round-{rounds:05d}"
+
+    def write(self, directory: Path) -> None:
+        """Replace the checkpoint in directory; the clients' parts are there already."""
+        directory.mkdir(parents=True, exist_ok=True)
+        meta = {
+            "plan": self.plan.to_dict(),
+            "encoder": self.encoder.to_dict(),
+            "reports": [dataclasses.asdict(report) for report in self.reports],
+            "numbers": dict(self.numbers),
+            "last_cohort": sorted(self.last_cohort),
+        }
+        write_file(directory / FILE, Contents("checkpoint", meta, self.state.to_tensors()))
+        kept = self.folder(directory, len(self.reports))
+        for old in directory.glob("round-*"):
+            if old != kept:
+                shutil.rmtree(old, ignore_errors=True)
+
+    @classmethod
+    def read(cls, directory: str | Path, plan: Plan) -> Checkpoint:
+        """Read the checkpoint in directory, to continue it under plan.
+
+        Raises:
+            ModelFileError: There is none, or it is damaged.
+            PlanError: It belongs to another plan.
+        """
+        directory = Path(directory)
+        contents = read_file(directory / FILE, "checkpoint")
+        meta = contents.meta
+        try:
+            reports = tuple(_report(each) for each in meta["reports"])
+            checkpoint = cls(
+                plan=plan,
+                encoder=Encoder.from_dict(meta["encoder"]),
+                state=State.from_tensors(contents.tensors),
+                reports=reports,
+                numbers={str(name): int(number) for name, number in meta["numbers"].items()},
+                last_cohort=frozenset(meta["last_cohort"]),
+                directory=cls.folder(directory, len(reports)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{directory} holds a damaged checkpoint") from error
+        _check_same(meta["plan"], plan)
+        return checkpoint
+
+
+def checkpoint_seed(directory: str | Path) -> int:
+    """The seed of the run that a checkpoint belongs to.
+
+    Raises:
+        ModelFileError: There is no checkpoint, or it is damaged.
+    """
+    return int(read_file(Path(directory) / FILE, "checkpoint").meta["plan"]["seed"])
+
+
+def _report(values: Mapping[str, object]) -> RoundReport:
+    tuples = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    return RoundReport(**tuples)  # type: ignore[arg-type]
+
+
+def _check_same(before: Mapping[str, object], plan: Plan) -> None:
+    """A run continues under the plan it began with; only how long it lasts may change."""
+    now = plan.to_dict()
+    for name, value in now.items():
+        if name in MAY_CHANGE or before.get(name) == value:
+            continue
+        raise PlanError(
+            f"the checkpoint was made with another {name}",
+            got=f"{value!r} instead of {before.get(name)!r}",
+            do="continue with the same choices, or start anew",
+        )
+    same_epochs = dataclasses.replace(plan, n_rounds=int(str(before["n_rounds"])))
+    changed = same_epochs.epochs_per_round != plan.epochs_per_round
+    if before["n_rounds"] != plan.n_rounds and (changed or plan.lr_schedule != "constant"):
+        raise PlanError(
+            "with another number of rounds the earlier rounds would have been others",
+            got=f"{plan.n_rounds} rounds instead of {before['n_rounds']}",
+            do="set local_epochs and a constant lr_schedule, or keep the number of rounds",
+        )

@@ -1,0 +1,260 @@
+"""The plan: every choice of a federated run, checked together before anything is sent."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import secrets
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from genesis.errors import PlanError, nearest_names
+from genesis.federated.aggregation import Aggregator, CombineFunction, create_aggregator
+from genesis.models import model_class
+
+__all__ = ["Plan"]
+
+SCHEDULES = ("constant", "cosine", "step")
+SYNCHRONIZE = ("both", "generator", "discriminator")
+DEFAULT_EPOCHS = 300
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every choice of a federated run.
+
+    Args:
+        method: The model: "ctgan" or "tvae".
+        config: Its arguments, those of `ctgan.CTGAN` and `ctgan.TVAE`.
+        n_rounds: Rounds of local training and aggregation.
+        local_epochs: Epochs of each client in each round; `config["epochs"] // n_rounds` if None,
+            at least 1.
+        batch_size: Rows of a step; if None it follows the shard, so that every client makes as many
+            steps an epoch as one training on all rows in batches of 500 would.
+        learning_rate: Replaces the learning rates of the config.
+        aggregation: Name of a rule, or an object or function: see `aggregation`.
+        aggregation_options: Options of a rule given by name.
+        proximal_mu: FedProx's weight; an option of aggregation "fedprox".
+        min_clients: Clients that must take part in every round.
+        max_clients: Clients that may take part in the run.
+        client_fraction: Share of the clients that take part in a round, in (0, 1].
+        lr_schedule: "constant"; "cosine", from 1 to 0 over the rounds; or "step", halved twice.
+        max_grad_norm: Largest L2 norm of a client's change of the parameters in a round.
+        clip_per_layer: Clip each of the L tensors to max_grad_norm / sqrt(L) instead of the whole.
+        synchronize: What is averaged: "both" networks, the "generator" (each client keeps a critic
+            of its own), or the "discriminator" (generators meet in the last round only).
+        sync_every: Average in every so many-th round, and in the last.
+        discrete_columns: Columns to take as categories, whatever they look like.
+        max_categories: Categories of a column with a slot of their own; the rest share one.
+        seed: Decides everything but privacy noise; drawn by the operating system if None.
+        timeout_seconds: How long a round waits for its clients.
+        privacy: Not enforced yet, so anything but None is refused.
+        secure_aggregation: Not enforced yet, so anything but False is refused.
+        encryption: Not enforced yet, so anything but None is refused.
+
+    Raises:
+        PlanError: A choice is unknown or impossible, or two contradict each other.
+    """
+
+    method: str = "ctgan"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    n_rounds: int = 10
+    local_epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    aggregation: str | Aggregator | CombineFunction = "fedavg"
+    aggregation_options: Mapping[str, Any] = field(default_factory=dict)
+    proximal_mu: float | None = None
+    min_clients: int = 1
+    max_clients: int | None = None
+    client_fraction: float = 1.0
+    lr_schedule: str = "constant"
+    max_grad_norm: float | None = None
+    clip_per_layer: bool = False
+    synchronize: str = "both"
+    sync_every: int = 1
+    discrete_columns: tuple[str, ...] = ()
+    max_categories: int = 1000
+    seed: int | None = None
+    timeout_seconds: float = 3600.0
+    privacy: Mapping[str, Any] | None = None
+    secure_aggregation: bool | str = False
+    encryption: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "discrete_columns", tuple(self.discrete_columns))
+        if self.seed is None:
+            object.__setattr__(self, "seed", secrets.randbits(32))
+        for name in ("n_rounds", "min_clients", "sync_every", "local_epochs", "max_clients"):
+            self._check_whole(name, 1)
+        self._check_whole("batch_size", 2)
+        self._check_whole("max_categories", 2)
+        self._check_whole("seed", 0)
+        self._check_number("client_fraction", 0, 1)
+        for name in ("learning_rate", "max_grad_norm", "timeout_seconds"):
+            self._check_number(name, 0, math.inf)
+        self._check_choice("lr_schedule", SCHEDULES)
+        self._check_choice("synchronize", SYNCHRONIZE)
+        if self.max_clients is not None and self.max_clients < self.min_clients:
+            raise PlanError(
+                "max_clients is below min_clients",
+                got=f"{self.max_clients} and {self.min_clients}",
+                do="raise max_clients or lower min_clients",
+            )
+        if self.clip_per_layer and self.max_grad_norm is None:
+            raise PlanError("clip_per_layer needs a norm to clip to", do="set max_grad_norm")
+        self._refuse_promises()
+        model_class(self.method).check_config(self.model_config)
+        if self.synchronize == "discriminator" and self.method == "tvae":
+            raise PlanError("tvae has no discriminator", do="synchronize 'both' or 'generator'")
+        self.aggregator()
+
+    def _refuse_promises(self) -> None:
+        """A promise that nothing enforces is refused."""
+        if self.privacy:
+            raise PlanError(
+                "differential privacy is not available in this version",
+                got="privacy=…",
+                do="leave it out, and do not release what is trained as private",
+            )
+        if self.secure_aggregation or self.encryption:
+            raise PlanError(
+                "secure aggregation is not available in this version",
+                got=f"secure_aggregation={self.secure_aggregation!r}, encryption={self.encryption!r}",
+                do="leave it out; the server sees every client's update",
+            )
+
+    def _check_whole(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise PlanError(
+                f"{name} must be a whole number of at least {least}", got=repr(value), do="change it"
+            )
+
+    def _check_number(self, name: str, above: float, most: float) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise PlanError(f"{name} must be a number", got=repr(value), do="change it")
+        if not above < value <= most:
+            limit = "" if most == math.inf else f" and at most {most:g}"
+            raise PlanError(
+                f"{name} must be above {above:g}{limit}", got=repr(value), do="change it"
+            )
+
+    def _check_choice(self, name: str, known: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in known:
+            raise PlanError(f"unknown {name} '{value}'", do=nearest_names(str(value), known))
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        """The config that the model is built with."""
+        config = dict(self.config)
+        if self.batch_size is not None:
+            config["batch_size"] = self.batch_size
+        if self.learning_rate is not None:
+            config["learning_rate"] = self.learning_rate
+        return config
+
+    @property
+    def epochs_per_round(self) -> int:
+        """Epochs of each client in each round."""
+        if self.local_epochs is not None:
+            return self.local_epochs
+        return max(int(self.config.get("epochs", DEFAULT_EPOCHS)) // self.n_rounds, 1)
+
+    def learning_rate_scale(self, round: int) -> float:
+        """Factor on the learning rate in a round: 1 in the first."""
+        progress = round / self.n_rounds
+        if self.lr_schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * progress))
+        if self.lr_schedule == "step":
+            return 0.5 ** int(3 * progress)
+        return 1.0
+
+    def synchronized(self, round: int) -> tuple[str, ...] | None:
+        """Parts of the model that are averaged in a round; None for all of them."""
+        last = round == self.n_rounds - 1
+        if not last and (round + 1) % self.sync_every:
+            return ()
+        if self.synchronize == "both":
+            return None
+        if self.synchronize == "discriminator":
+            # Only now does the server get a generator that has been trained.
+            return ("discriminator", "generator") if last else ("discriminator",)
+        return ("generator",)
+
+    def aggregator(self) -> Aggregator:
+        """The rule of the plan.
+
+        Raises:
+            PlanError: It is unknown, or its options are.
+        """
+        options = dict(self.aggregation_options)
+        if self.proximal_mu is not None:
+            if self.aggregation != "fedprox":
+                raise PlanError(
+                    "proximal_mu is an option of aggregation 'fedprox'",
+                    got=f"aggregation {self.aggregation!r}",
+                    do="choose fedprox, or leave proximal_mu out",
+                )
+            options["proximal_mu"] = self.proximal_mu
+        return create_aggregator(self.aggregation, **options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; a rule given as an object is named by its type."""
+        values = dataclasses.asdict(dataclasses.replace(self, aggregation="fedavg", proximal_mu=None))
+        values["proximal_mu"] = self.proximal_mu
+        rule = self.aggregation
+        values["aggregation"] = rule if isinstance(rule, str) else type(rule).__name__
+        values["discrete_columns"] = list(self.discrete_columns)
+        values["config"] = {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in self.config.items()
+        }
+        return values
+
+    def to_toml(self) -> str:
+        """As TOML; what is None is left out.
+
+        Raises:
+            PlanError: The rule is an object, which TOML cannot hold.
+        """
+        import tomli_w
+
+        if not isinstance(self.aggregation, str):
+            raise PlanError("a rule given as an object cannot be written to TOML", do="use a name")
+        values = {k: v for k, v in self.to_dict().items() if v is not None and v != {}}
+        return tomli_w.dumps(values)
+
+    @classmethod
+    def from_toml(cls, text: str) -> Plan:
+        """Read what `to_toml` writes.
+
+        Raises:
+            PlanError: It is no TOML, or holds an unknown or impossible choice.
+        """
+        return cls(**read_choices(text))
+
+
+def read_choices(text: str) -> dict[str, Any]:
+    """The choices of a plan in TOML, unchecked but for their names.
+
+    Raises:
+        PlanError: It is no TOML, or holds an unknown choice.
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PlanError("the plan is not TOML", got=str(error), do="mend it") from error
+    known = [f.name for f in dataclasses.fields(Plan)]
+    for name in values:
+        if name not in known:
+            raise PlanError(f"a plan has no '{name}'", do=nearest_names(name, known))
+    return values

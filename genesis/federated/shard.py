@@ -1,0 +1,339 @@
+"""What a client does with its rows: `Shard.handle(request) -> reply`. No transport in it.
+
+The rows never leave the shard. What does, in the order of a run:
+
+    describe    names and kinds of its columns
+    labels      the labels that occur in its discrete columns
+    count       how many of its values lie in given bins or carry given labels
+    prepare     the number of its rows; then it has encoded them
+    train       parameters after local training, and losses
+    finish      nothing: it has received the final model
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from genesis.codes import Codes
+from genesis.devices import resolve_device
+from genesis.encoding import Encoder, NumericEncoding
+from genesis.errors import FederationError, GenesisError, ModelFileError
+from genesis.federated.aggregation.divergence import jensen_shannon, wasserstein
+from genesis.federated.messages import Reply, Request
+from genesis.models import GenerativeModel, LocalTraining, create_model
+from genesis.schema import Schema
+from genesis.seeding import Stream, generator, key
+from genesis.statistics import Question, ShardStatistics
+
+__all__ = ["Shard", "batch_size_for"]
+
+log = logging.getLogger(__name__)
+
+FULL_BATCH = 500  # batch size of a client that holds all rows
+SMALLEST_BATCH = 50  # below, batch normalisation has too few rows to normalise by
+
+
+class Shard:
+    """One client's rows, and what it remembers between rounds.
+
+    Args:
+        client_id: Name of the client.
+        table: Its rows.
+        discrete_columns: Columns to take as categories, beside those of the plan.
+        schema: The schema that the client insists on, or None to infer it.
+        device: Where it trains.
+    """
+
+    def __init__(
+        self,
+        client_id: str,
+        table: pd.DataFrame,
+        *,
+        discrete_columns: tuple[str, ...] = (),
+        schema: Schema | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        self.client_id = client_id
+        self.encoder: Encoder | None = None
+        self._table = table
+        self._discrete_columns = discrete_columns
+        self._own_schema = schema
+        self._device = resolve_device(device)
+        self._statistics: ShardStatistics | None = None
+        self._codes: Codes | None = None
+        self._model: GenerativeModel | None = None
+        self._seed: tuple[int, ...] = ()
+        self._batch_size = FULL_BATCH
+        self._control: Tensor | None = None
+        self._measured: dict[str, float] = {}
+
+    def handle(self, request: Request) -> Reply:
+        """Do what is asked. Never raises: a failure is a reply that says why."""
+        handlers: dict[str, Callable[[Request], Reply]] = {
+            "describe": self._describe,
+            "labels": self._labels,
+            "count": self._count,
+            "prepare": self._prepare,
+            "train": self._train,
+            "checkpoint": self._checkpoint,
+            "restore": self._restore,
+            "finish": self._finish,
+        }
+        try:
+            if request.kind not in handlers:
+                raise FederationError(
+                    f"a request of unknown kind '{request.kind}'",
+                    do="give server and clients the same version",
+                )
+            return handlers[request.kind](request)
+        except GenesisError as error:
+            return self._failure(type(error).__name__, str(error))
+        except Exception as error:
+            # Foreign messages may quote cells of the table, so only their type leaves the client.
+            log.exception("client '%s' failed at '%s'", self.client_id, request.kind)
+            return self._failure("FederationError", f"an unexpected {type(error).__name__}")
+
+    def _failure(self, kind: str, message: str) -> Reply:
+        return Reply(self.client_id, meta={"error_type": kind}, error=message)
+
+    def _describe(self, request: Request) -> Reply:
+        wanted = [*request.meta["discrete_columns"], *self._discrete_columns]
+        schema = self._own_schema or Schema.infer(self._table, list(dict.fromkeys(wanted)))
+        return Reply(self.client_id, meta={"schema": schema.to_dict(), "rows": len(self._table)})
+
+    def _labels(self, request: Request) -> Reply:
+        schema = Schema.from_dict(request.meta["schema"])
+        schema.check(self._table, f"client '{self.client_id}'")
+        self._table = schema.normalise(self._table)
+        self._statistics = ShardStatistics(schema, self._table)
+        return Reply(self.client_id, meta={"labels": self._statistics.labels()})
+
+    def _count(self, request: Request) -> Reply:
+        if self._statistics is None:
+            raise FederationError("counts were asked for before the schema was agreed on")
+        questions = [Question.from_dict(each) for each in request.meta["questions"]]
+        answers = [self._statistics.answer(question) for question in questions]
+        return Reply(self.client_id, arrays={"counts": np.concatenate(answers)})
+
+    def _prepare(self, request: Request) -> Reply:
+        meta = request.meta
+        encoder = Encoder.from_dict(meta["encoder"])
+        self._statistics = None
+        self._seed = key(meta["seed"], Stream.TRAINING, meta["number"])
+        rng = generator(meta["seed"], Stream.ENCODING, meta["number"])
+        self._codes = encoder.encode(self._table, rng)
+        self._model = create_model(
+            meta["method"],
+            encoder.layout,
+            meta["config"],
+            device=self._device,
+            seed=meta["seed"],
+            frequencies=encoder.frequencies,
+        )
+        self._batch_size = batch_size_for(
+            self._model, meta["config"], len(self._codes), encoder.rows
+        )
+        if "divergence" in meta["measures"]:
+            self._measured = _divergences(encoder, self._codes)
+        self.encoder = encoder
+        return Reply(
+            self.client_id,
+            meta={"rows": len(self._codes), "parameters": self._model.parameters.digest},
+        )
+
+    def _train(self, request: Request) -> Reply:
+        model, codes = self._ready()
+        meta = request.meta
+        start = model.get_vector()
+        if "vector" in request.arrays:
+            received = _tensor(request.arrays["vector"])
+            _write_parts(model, start, received, meta["receive"])
+            model.set_vector(start)
+        local = LocalTraining(
+            epochs=meta["epochs"],
+            batch_size=self._batch_size,
+            seed=self._seed,
+            first_epoch=meta["first_epoch"],
+            learning_rate_scale=meta["learning_rate_scale"],
+            proximal_mu=meta.get("proximal_mu", 0.0),
+            correction=self._correction(request, len(start)),
+        )
+        metrics = model.train(codes, local)
+        trained = model.get_vector()
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        if meta["send"] != []:
+            places = _places(model, meta["send"])
+            received = torch.cat([start[place] for place in places])
+            sent = torch.cat([trained[place] for place in places])
+            metrics["update_norm"] = float(torch.linalg.vector_norm(sent - received))
+            if meta["max_grad_norm"] is not None:
+                sent = _clip(
+                    model, received, sent, places, meta["max_grad_norm"], meta["clip_per_layer"]
+                )
+            if self._control is not None:
+                fresh = model.mean_gradient()
+                sent = torch.cat([sent, fresh - self._control])
+                self._control = fresh
+            arrays["vector"] = sent.numpy()
+        return Reply(
+            self.client_id,
+            meta={"rows": len(codes), "metrics": metrics | self._measured},
+            arrays=arrays,
+        )
+
+    def _correction(self, request: Request, size: int) -> Tensor | None:
+        """SCAFFOLD's c - c_k; a client that takes part for the first time has c_k = 0."""
+        if "control" not in request.arrays:
+            return None
+        if self._control is None:
+            self._control = torch.zeros(size)
+        return _tensor(request.arrays["control"]) - self._control
+
+    def _checkpoint(self, request: Request) -> Reply:
+        """Keep what this client remembers: its parameters, optimiser and control variate."""
+        model, _ = self._ready()
+        state = {f"optimiser.{name}": value for name, value in model.optimiser_state().items()}
+        state["vector"] = model.get_vector()
+        if self._control is not None:
+            state["control"] = self._control
+        path = self._state_path(request)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in state.items()}, path)
+        return Reply(self.client_id)
+
+    def _restore(self, request: Request) -> Reply:
+        """Continue from `_checkpoint`; a client without one starts anew."""
+        model, _ = self._ready()
+        path = self._state_path(request)
+        if not path.exists():
+            return Reply(self.client_id)
+        try:
+            state = load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise ModelFileError(
+                "this client's part of the checkpoint cannot be read", do="start anew"
+            ) from error
+        model.set_vector(state["vector"])
+        prefix = "optimiser."
+        model.load_optimiser_state(
+            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        )
+        self._control = state.get("control")
+        return Reply(self.client_id)
+
+    def _state_path(self, request: Request) -> Path:
+        return Path(request.meta["directory"]) / f"client-{int(request.meta['number'])}.safetensors"
+
+    def _finish(self, request: Request) -> Reply:
+        model, _ = self._ready()
+        model.set_vector(_tensor(request.arrays["vector"]))
+        return Reply(self.client_id)
+
+    def _ready(self) -> tuple[GenerativeModel, Codes]:
+        if self._model is None or self._codes is None:
+            raise FederationError("training was asked for before the encoder was agreed on")
+        return self._model, self._codes
+
+
+def batch_size_for(
+    model: GenerativeModel, config: Mapping[str, Any], rows: int, total: int
+) -> int:
+    """Rows of a step, for a shard of some rows out of a total.
+
+    If the config does not say, the batch is the same share of the shard as 500 rows are of all, so
+    that every client makes as many steps in an epoch as one client with all the rows would.
+    Averaging with full batches instead leaves each of K clients with a K-th of the steps.
+    """
+    if "batch_size" in config:
+        return int(config["batch_size"])
+    multiple = model.batch_multiple
+    fair = round(FULL_BATCH * rows / max(total, 1) / multiple) * multiple
+    smallest = math.ceil(SMALLEST_BATCH / multiple) * multiple
+    return max(min(fair, FULL_BATCH), smallest)
+
+
+def _tensor(array: npt.NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype=np.float32))
+
+
+def _places(model: GenerativeModel, parts: list[str] | None) -> list[slice]:
+    """Where the given parts lie in the vector, in its order; None means all of it."""
+    known = model.parameters.parts
+    return [place for name, place in known.items() if parts is None or name in parts]
+
+
+def _write_parts(
+    model: GenerativeModel, vector: Tensor, received: Tensor, parts: list[str] | None
+) -> None:
+    """Put received parts in their places in vector."""
+    places = _places(model, parts)
+    if sum(place.stop - place.start for place in places) != len(received):
+        raise FederationError(
+            "the server sent parameters of another model",
+            got=f"{len(received)} numbers",
+            do="give server and clients the same version and plan",
+        )
+    start = 0
+    for place in places:
+        size = place.stop - place.start
+        vector[place] = received[start : start + size]
+        start += size
+
+
+def _clip(
+    model: GenerativeModel,
+    received: Tensor,
+    sent: Tensor,
+    places: list[slice],
+    max_norm: float,
+    per_layer: bool,
+) -> Tensor:
+    """Parameters whose change has an L2 norm of at most max_norm.
+
+    Per layer, each of the L tensors is clipped to max_norm / sqrt(L), which bounds the whole too.
+    """
+    change = sent - received
+    if not per_layer:
+        norm = torch.linalg.vector_norm(change)
+        return sent if norm <= max_norm else received + change * (max_norm / norm)
+    layers = [
+        place.stop - place.start
+        for place in model.parameters.slices.values()
+        if any(part.start <= place.start < part.stop for part in places)
+    ]
+    limit = max_norm / math.sqrt(len(layers))
+    for layer in change.split(layers):
+        norm = torch.linalg.vector_norm(layer)
+        if norm > limit:
+            layer.mul_(limit / norm)
+    return received + change
+
+
+def _divergences(encoder: Encoder, codes: Codes) -> dict[str, float]:
+    """How far each column of this shard is from all shards: see aggregation.similarity."""
+    measured = {}
+    for block, encoding in enumerate(encoder.encodings):
+        width = len(encoding.counts)
+        own = codes.codes[:, block]
+        counts = np.bincount(own[own >= 0], minlength=width)
+        if isinstance(encoding, NumericEncoding):
+            means = encoding.mixture.means if encoding.mixture is not None else np.empty(0)
+            positions = np.concatenate([means, encoding.atoms])
+            order = np.argsort(positions, kind="stable")
+            value = wasserstein(counts[order], encoding.counts[order], positions[order])
+        else:
+            value = jensen_shannon(counts, encoding.counts)
+        measured[f"divergence.{block}"] = float(value)
+    return measured

@@ -1,0 +1,118 @@
+"""One safe file: tensors and JSON in the safetensors format, with a version and a hash.
+
+Loading runs no code, whatever the file holds, and a file that was cut short, changed or written by
+a newer version is refused. Tensors are stored from the CPU, so a model trained on a GPU loads
+anywhere.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from genesis.errors import ModelFileError
+from genesis.tables import replace_file
+
+__all__ = ["FORMAT_VERSION", "Contents", "read_file", "write_file"]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file holds.
+
+    Args:
+        kind: What it is: "model" or "checkpoint".
+        meta: JSON values.
+        tensors: By name, on the CPU.
+    """
+
+    kind: str
+    meta: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all of it."""
+        digest = hashlib.sha256(self.kind.encode())
+        digest.update(json.dumps(self.meta, sort_keys=True, ensure_ascii=True).encode())
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name]
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def write_file(path: str | os.PathLike[str], contents: Contents) -> None:
+    """Write a file whole or not at all.
+
+    Args:
+        path: Where to; one that is there is replaced.
+        contents: What to write.
+
+    Raises:
+        DataError: The folder is missing or the disk refuses.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in contents.tensors.items()}
+    stored = Contents(contents.kind, contents.meta, tensors)
+    header = {
+        "genesis": str(FORMAT_VERSION),
+        "kind": stored.kind,
+        "meta": json.dumps(stored.meta, sort_keys=True, ensure_ascii=True),
+        "sha256": stored.digest,
+    }
+    with replace_file(path) as temporary:
+        Path(temporary).write_bytes(save(tensors, metadata=header))
+
+
+def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
+    """Read a file and check it.
+
+    Args:
+        path: The file.
+        kind: What it must be.
+
+    Raises:
+        ModelFileError: It is missing, cut short, changed, of another kind or too new.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"there is no {kind} file {path}", do="check the path")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelFileError(
+            f"{path} is not a {kind} file, or was cut short", do="write or fetch it again"
+        ) from error
+    if "genesis" not in header:
+        raise ModelFileError(f"{path} is not a file of this program", do="check the path")
+    if header["genesis"] != str(FORMAT_VERSION):
+        raise ModelFileError(
+            f"{path} has another format",
+            got=f"version {header['genesis']}, this program reads {FORMAT_VERSION}",
+            do="use the version of the program that wrote it",
+        )
+    if header.get("kind") != kind:
+        raise ModelFileError(f"{path} is no {kind}", got=f"a {header.get('kind')}")
+    try:
+        contents = Contents(kind, json.loads(header["meta"]), tensors)
+    except (KeyError, ValueError) as error:
+        raise ModelFileError(f"{path} is damaged", do="write or fetch it again") from error
+    if contents.digest != header.get("sha256"):
+        raise ModelFileError(
+            f"{path} was changed after it was written", do="write or fetch it again"
+        )
+    return contents

@@ -1,0 +1,152 @@
+"""Generative models: one file each, all behind the protocol `GenerativeModel`.
+
+A model is built from the layout of the encoded rows and a config, and is otherwise one flat vector
+of parameters. `create_model` finds it by name; its class is imported only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from genesis.errors import PlanError, nearest_names
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from genesis.codes import Codes, Condition, Layout
+    from genesis.models.parameters import ParameterLayout
+
+__all__ = ["MODELS", "GenerativeModel", "LocalTraining", "create_model", "model_class"]
+
+MODELS: dict[str, str] = {
+    "ctgan": "genesis.models.ctgan:CTGAN",
+    "tvae": "genesis.models.tvae:TVAE",
+}
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """One stretch of training on the rows of one shard.
+
+    Args:
+        epochs: Passes over the rows, at least 1.
+        batch_size: Rows of a step.
+        seed: Key of the random stream; epoch e draws from SeedSequence([*seed, e]), so that any
+            split of the epochs over rounds gives the same numbers.
+        first_epoch: Epochs that this shard has trained before.
+        learning_rate_scale: Factor on the learning rates of the model's config (lr_schedule).
+        proximal_mu: Weight of FedProx's pull mu/2 ||w - w_received||^2 (Li et al. 2020, eq. 2).
+        correction: (P,) added to every gradient, SCAFFOLD's c - c_k (Karimireddy et al. 2020,
+            eq. 3), or None.
+    """
+
+    epochs: int
+    batch_size: int
+    seed: tuple[int, ...]
+    first_epoch: int = 0
+    learning_rate_scale: float = 1.0
+    proximal_mu: float = 0.0
+    correction: torch.Tensor | None = None
+
+
+class GenerativeModel(Protocol):
+    """A generator of encoded rows whose state is one flat vector.
+
+    Built as ``Model(layout, config, device=..., seed=..., frequencies=...)``: see `create_model`.
+    """
+
+    name: ClassVar[str]
+    parameters: ParameterLayout
+    """Names and shapes of the flat vector, and its parts ("generator", "discriminator")."""
+
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any]) -> None:
+        """Raise PlanError for a config that the model would refuse."""
+
+    @property
+    def batch_multiple(self) -> int:
+        """Batch sizes must be multiples of it."""
+
+    def get_vector(self) -> torch.Tensor:
+        """All parameters: a copy, (P,) float32 on the CPU."""
+
+    def set_vector(self, vector: torch.Tensor) -> None:
+        """Replace all parameters by vector (P,); what the optimiser remembers stays."""
+
+    def train(self, rows: Codes, local: LocalTraining) -> dict[str, float]:
+        """Train on rows and return the mean losses of the last epoch, all finite.
+
+        Moments of the optimiser carry over from call to call.
+
+        Raises:
+            DataError: There are no rows.
+            PlanError: The batch size does not suit the model.
+            TrainingError: A loss is not finite; the parameters are then those before the call.
+        """
+
+    def mean_gradient(self) -> torch.Tensor:
+        """Mean of the uncorrected gradients of the last call of `train`: (P,) float32 on the CPU.
+
+        Weight decay and FedProx's pull are corrections too. Each part counts its own steps.
+        """
+
+    def generate(self, n: int, condition: Condition | None, rng: np.random.Generator) -> Codes:
+        """Generate n rows.
+
+        With a condition, every row satisfies it: blocks are sampled among the allowed codes. The
+        rows depend on the parameters, the condition and rng alone.
+
+        Raises:
+            ConditionError: The condition allows no code of some block, or does not fit the layout.
+        """
+
+    def optimiser_state(self) -> dict[str, torch.Tensor]:
+        """What the optimiser remembers between calls of `train`: copies on the CPU."""
+
+    def load_optimiser_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Continue with what `optimiser_state` returned; an empty mapping starts afresh."""
+
+
+def model_class(name: str) -> type[Any]:
+    """The class of the model called name.
+
+    Raises:
+        PlanError: There is no such model.
+    """
+    if name not in MODELS:
+        raise PlanError(f"unknown method '{name}'", do=nearest_names(name, MODELS))
+    module, _, cls = MODELS[name].partition(":")
+    return getattr(import_module(module), cls)  # type: ignore[no-any-return]
+
+
+def create_model(
+    name: str,
+    layout: Layout,
+    config: Mapping[str, Any],
+    *,
+    device: str | torch.device = "cpu",
+    seed: int = 0,
+    frequencies: np.ndarray[Any, np.dtype[np.float64]] | None = None,
+) -> GenerativeModel:
+    """Build the model called name.
+
+    Args:
+        name: A key of `MODELS`.
+        layout: Layout of the encoded rows.
+        config: Arguments of the model; unknown ones raise.
+        device: Where it trains and generates.
+        seed: Decides the initial parameters.
+        frequencies: (C,) released counts of the categories of every discrete column, drawn from
+            when rows are generated without a condition; uniform if None.
+
+    Raises:
+        PlanError: Unknown name, unknown or impossible config.
+    """
+    model: GenerativeModel = model_class(name)(
+        layout, config, device=device, seed=seed, frequencies=frequencies
+    )
+    return model

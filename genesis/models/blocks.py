@@ -1,0 +1,152 @@
+"""The softmax blocks of a layout, as tensors.
+
+Logits are kept transposed, (F, B): the features of a block are then contiguous rows, and a softmax
+over them runs along the long side of the memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genesis.codes import Codes, Condition, Layout
+from genesis.errors import ConditionError
+
+__all__ = ["Blocks", "TrainingRows", "draw_gumbel"]
+
+
+class Blocks:
+    """What a batch does with the blocks of a layout.
+
+    Args:
+        layout: Layout of the encoded rows: T scalars, then S features of softmax blocks.
+        device: Where the batches are.
+        dtype: Their type.
+    """
+
+    def __init__(self, layout: Layout, device: torch.device, dtype: torch.dtype) -> None:
+        self.n_scalars = layout.n_scalars
+        self.width = layout.width
+        self.n_softmax = layout.width - layout.n_scalars
+        self.widths = list(layout.block_widths)
+        self.starts = torch.as_tensor(layout.block_starts[:-1], device=device)  # (blocks,)
+        block_of_feature = np.repeat(np.arange(layout.n_blocks), self.widths)
+        self.block_of_feature = torch.as_tensor(block_of_feature, device=device)  # (S,)
+        # (blocks, S) ones where a feature belongs to a block: sums within blocks are products
+        # with it, which is quicker than a scatter.
+        self.members = torch.zeros(layout.n_blocks, self.n_softmax, device=device, dtype=dtype)
+        self.members[self.block_of_feature, torch.arange(self.n_softmax, device=device)] = 1
+        self.members_t = self.members.t().contiguous()
+
+    def softmax(self, logits: Tensor, out: Tensor) -> Tensor:
+        """Softmax within every block: (S, B) -> out (S, B)."""
+        for block, result in zip(
+            logits.split_with_sizes(self.widths), out.split_with_sizes(self.widths), strict=True
+        ):
+            torch.softmax(block, 0, out=result)
+        return out
+
+    def log_softmax(self, logits: Tensor, out: Tensor) -> Tensor:
+        """Logarithm of `softmax`: (S, B) -> out (S, B)."""
+        for block, result in zip(
+            logits.split_with_sizes(self.widths), out.split_with_sizes(self.widths), strict=True
+        ):
+            torch.log_softmax(block, 0, out=result)
+        return out
+
+    def activate(self, logits: Tensor, gumbel: Tensor, tau: float) -> Tensor:
+        """tanh of the scalars, Gumbel-softmax of the blocks: (F, B), (S, B) -> (F, B).
+
+        The relaxed sample is softmax((logits + gumbel) / tau) (Jang et al. 2017, eq. 2).
+        """
+        t = self.n_scalars
+        activated = torch.empty_like(logits)
+        torch.tanh(logits[:t], out=activated[:t])
+        self.softmax((logits[t:] + gumbel).mul_(1 / tau), out=activated[t:])
+        return activated
+
+    def activate_backward(self, d: Tensor, activated: Tensor, tau: float) -> Tensor:
+        """Gradient for the logits, given d for the activated features: (F, B) each.
+
+        tanh' = 1 - tanh²; for p = softmax(x / tau) of one block, dx = p (d - Σ p d) / tau.
+        """
+        t = self.n_scalars
+        d_logits = torch.empty_like(d)
+        tanh, p = activated[:t], activated[t:]
+        torch.mul(d[:t], 1 - tanh * tanh, out=d_logits[:t])
+        pd = p * d[t:]
+        sums = self.members_t @ (self.members @ pd)
+        torch.addcmul(pd, p, sums, value=-1, out=d_logits[t:]).mul_(1 / tau)
+        return d_logits
+
+    def condition_mask(self, condition: Condition) -> Tensor:
+        """(S, 1): 0 where a code is allowed and -inf where it is not.
+
+        Raises:
+            ConditionError: A mask does not fit its block, or allows nothing.
+        """
+        mask = torch.zeros(self.n_softmax, 1, device=self.starts.device, dtype=self.members.dtype)
+        blocks = mask.split_with_sizes(self.widths)
+        for block, allowed in condition.allowed.items():
+            if not 0 <= block < len(blocks) or len(allowed) != len(blocks[block]):
+                raise ConditionError(f"a condition on block {block} does not fit the encoding")
+            if not allowed.any():
+                raise ConditionError(
+                    f"a condition allows no code of block {block}", do="allow at least one"
+                )
+            forbidden = torch.as_tensor(~allowed, device=mask.device)
+            blocks[block][forbidden] = -torch.inf
+        return mask
+
+    def pick(self, logits: Tensor) -> Tensor:
+        """The code of the largest logit of every block: (S, B) -> (B, blocks)."""
+        picked = [block.max(0).indices for block in logits.split_with_sizes(self.widths)]
+        if not picked:
+            return logits.new_zeros(logits.shape[1], 0, dtype=torch.int64)
+        return torch.stack(picked, dim=1)
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows of a shard on the device, still as codes.
+
+    Args:
+        scalars: (n, T).
+        codes: (n, blocks) int32; -1 where a category is unknown.
+        has_unknown: Whether any code is -1.
+    """
+
+    scalars: Tensor
+    codes: Tensor
+    has_unknown: bool
+
+    @classmethod
+    def of(cls, rows: Codes, device: torch.device, dtype: torch.dtype) -> TrainingRows:
+        """The rows; on a CPU they share their memory with the Codes."""
+        scalars = torch.as_tensor(rows.scalars, device=device, dtype=dtype)
+        codes = torch.as_tensor(rows.codes, device=device)
+        return cls(scalars, codes, bool((rows.codes < 0).any()))
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def write(self, x: Tensor, rows: Tensor, blocks: Blocks) -> Tensor:
+        """Write the features of the given rows (B,) to x (B, F); returns their codes (B, blocks).
+
+        A code of -1 leaves its block at zero.
+        """
+        codes = self.codes.index_select(0, rows)
+        x.zero_()
+        torch.index_select(self.scalars, 0, rows, out=x[:, : blocks.n_scalars])
+        known = (codes >= 0).to(x.dtype)
+        x.scatter_(1, codes.clamp(min=0) + blocks.starts, known)
+        return codes
+
+
+def draw_gumbel(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard Gumbel numbers, -log(-log u), of the type and device of like."""
+    u = torch.rand(shape, device=like.device, dtype=like.dtype, generator=generator)
+    return u.clamp_(min=1e-20).log_().neg_().log_().neg_()

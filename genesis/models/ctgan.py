@@ -1,0 +1,421 @@
+"""CTGAN: a conditional Wasserstein GAN for tables.
+
+After Xu et al. 2019, "Modeling tabular data using conditional GAN".
+Architecture, parameter names and losses are those of ctgan.CTGAN, so that parameters can move both
+ways (see `genesis.models.exchange`). Gradients are written by hand: one step is a short list of
+matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from genesis.codes import Condition, Layout
+from genesis.errors import PlanError
+from genesis.models import LocalTraining
+from genesis.models.blocks import TrainingRows, draw_gumbel
+from genesis.models.config import device_choice, flag, number, option, parse, whole, widths
+from genesis.models.critic import Critic, critic_shapes, draw_dropout
+from genesis.models.flat import Drawer, FlatModel, seeded
+from genesis.models.generator import Generator, Saved, generator_shapes
+from genesis.models.parameters import ParameterLayout
+from genesis.models.sampler import Categorical, RowSampler, generation_probabilities
+
+__all__ = ["CTGAN", "CTGANConfig", "CriticNoise", "GeneratorNoise"]
+
+_TAU = 0.2
+"""Temperature of the Gumbel-softmax."""
+
+_BETAS = (0.5, 0.9)
+"""Decay of Adam's moments."""
+
+_REFERENCE_SEED = 0
+"""Seed of the rows whose statistics replace those of a batch in generation."""
+
+
+@dataclass(frozen=True)
+class CTGANConfig:
+    """The arguments of ctgan.CTGAN, with its defaults.
+
+    Args:
+        embedding_dim: Number of latent numbers of a row.
+        generator_dim: Widths of the generator's residual layers.
+        discriminator_dim: Widths of the critic's hidden layers.
+        generator_lr: Learning rate of the generator.
+        generator_decay: Its weight decay.
+        discriminator_lr: Learning rate of the critic.
+        discriminator_decay: Its weight decay.
+        batch_size: Rows of a step, a multiple of pac; `LocalTraining.batch_size` goes before it.
+        discriminator_steps: Steps of the critic for one of the generator.
+        log_frequency: Whether training draws categories by the logarithm of their frequency.
+        verbose: For the caller: whether to show progress.
+        epochs: For the caller: passes over the rows.
+        pac: Rows that the critic scores together.
+        enable_gpu: For the caller: whether to use a GPU if there is one.
+        cuda: For the caller: older name of enable_gpu, or a device.
+    """
+
+    embedding_dim: int = option(128, whole(1))
+    generator_dim: tuple[int, ...] = option((256, 256), widths(0))
+    discriminator_dim: tuple[int, ...] = option((256, 256), widths(1))
+    generator_lr: float = option(2e-4, number())
+    generator_decay: float = option(1e-6, number())
+    discriminator_lr: float = option(2e-4, number())
+    discriminator_decay: float = option(1e-6, number())
+    batch_size: int = option(500, whole(2))
+    discriminator_steps: int = option(1, whole(1))
+    log_frequency: bool = option(True, flag)
+    verbose: bool = option(False, flag)
+    epochs: int = option(300, whole(1))
+    pac: int = option(10, whole(1))
+    enable_gpu: bool = option(True, flag)
+    cuda: bool | str | None = option(None, device_choice)
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raise PlanError unless batches divide into packs."""
+        if batch_size < 2 or batch_size % self.pac:
+            below = max(batch_size // self.pac, 1 if self.pac > 1 else 2) * self.pac
+            above = max(batch_size // self.pac + 1, 2) * self.pac
+            sizes = f"{below} or {above}" if below != above else f"{below}"
+            raise PlanError(
+                "the batch size of ctgan must be a multiple of pac, and at least 2",
+                got=f"batch_size {batch_size} and pac {self.pac}",
+                do=f"choose batch_size {sizes}",
+            )
+
+
+@dataclass(frozen=True)
+class CriticNoise:
+    """Everything random in one step of the critic, for B rows in G = B / pac packs.
+
+    Args:
+        latent: (B, E) normal.
+        gumbel: (S, B) Gumbel, for every feature of a softmax block.
+        conditions: (B,) categories of the fake rows, or None without discrete columns.
+        real_conditions: (B,) the same in another order: those of the real rows.
+        rows: (B,) real rows that satisfy them.
+        mixing: (G, 1) uniform.
+        dropout: Masks (3G, width) of the critic's layers.
+    """
+
+    latent: Tensor
+    gumbel: Tensor
+    conditions: Tensor | None
+    real_conditions: Tensor | None
+    rows: Tensor
+    mixing: Tensor
+    dropout: list[Tensor]
+
+
+@dataclass(frozen=True)
+class GeneratorNoise:
+    """Everything random in one step of the generator; shapes as in `CriticNoise`.
+
+    Args:
+        latent: (B, E).
+        gumbel: (S, B).
+        conditions: (B,) or None.
+        dropout: Masks (G, width).
+    """
+
+    latent: Tensor
+    gumbel: Tensor
+    conditions: Tensor | None
+    dropout: list[Tensor]
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What the epochs of one call of `train` share.
+
+    Args:
+        rows: The shard.
+        sampler: Draws conditions and rows.
+        hidden: (B, H) buffer of the generator.
+        pairs: (2B, F + C) buffer of the critic: fake rows, then real rows, conditions last.
+    """
+
+    rows: TrainingRows
+    sampler: RowSampler
+    hidden: Tensor
+    pairs: Tensor
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return len(self.hidden)
+
+
+class CTGAN(FlatModel):
+    """A conditional GAN on encoded rows.
+
+    Args:
+        layout: Layout of the encoded rows.
+        config: See `CTGANConfig`.
+        device: Where it trains and generates.
+        seed: Decides the initial parameters.
+        frequencies: (C,) released counts of categories; see `generation_probabilities`.
+        dtype: float32; float64 is for tests.
+
+    Raises:
+        PlanError: The config is impossible.
+    """
+
+    name = "ctgan"
+
+    def __init__(
+        self,
+        layout: Layout,
+        config: Mapping[str, Any],
+        *,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        frequencies: npt.NDArray[np.float64] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.config = parse(CTGANConfig, config, self.name)
+        self.config.check_batch_size(self.config.batch_size)
+        self.frequencies = frequencies
+        c, width = self.config, layout.width + layout.condition_width
+        shapes = {
+            **dict(
+                generator_shapes(
+                    c.embedding_dim, layout.condition_width, c.generator_dim, layout.width
+                )
+            ),
+            **dict(critic_shapes(width * c.pac, c.discriminator_dim)),
+        }
+        super().__init__(layout, ParameterLayout(shapes), device=device, dtype=dtype)
+        self.generator = Generator(
+            self.weights, self.gradients, c.embedding_dim, layout.condition_width, c.generator_dim
+        )
+        self.critic = Critic(self.weights, self.gradients, c.discriminator_dim)
+        self._folded: list[tuple[Tensor, Tensor]] | None = None
+        # Block of every condition: column d of the discrete ones is block T + d.
+        self._condition_block = self.blocks.block_of_feature[
+            layout.width - layout.n_scalars - layout.condition_width :
+        ]
+        # Drawn on the CPU, so that every device starts from the same parameters.
+        initial = seeded(torch.device("cpu"), seed)
+        self.generator.initialise(initial)
+        self.critic.initialise(initial)
+        places = self.parameters.parts
+        self._add_adam(
+            "generator",
+            places["generator"],
+            learning_rate=c.generator_lr,
+            betas=_BETAS,
+            weight_decay=c.generator_decay,
+        )
+        self._add_adam(
+            "discriminator",
+            places["discriminator"],
+            learning_rate=c.discriminator_lr,
+            betas=_BETAS,
+            weight_decay=c.discriminator_decay,
+        )
+
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any]) -> None:
+        """Raise PlanError for a config that the model would refuse."""
+        checked = parse(CTGANConfig, config, cls.name)
+        checked.check_batch_size(checked.batch_size)
+
+    @property
+    def batch_multiple(self) -> int:
+        """Rows come in packs."""
+        return self.config.pac
+
+    # One step.
+
+    def critic_step(self, prepared: _Prepared, noise: CriticNoise) -> tuple[Tensor, Tensor]:
+        """Write the critic's gradient; returns its loss and the gradient penalty."""
+        fake, real = prepared.pairs.chunk(2)
+        self._write_fake(fake, prepared.hidden, noise)
+        width = self.layout.width
+        prepared.rows.write(real[:, :width], noise.rows, self.blocks)
+        self._write_conditions(real, noise.real_conditions)
+        return self.critic.loss_gradient(self._packs(prepared.pairs), noise.mixing, noise.dropout)
+
+    def generator_step(self, prepared: _Prepared, noise: GeneratorNoise) -> tuple[Tensor, Tensor]:
+        """Write the generator's gradient; returns -mean(score) and the condition's loss."""
+        fake = prepared.pairs[: prepared.batch_size]
+        logits, activated, saved = self._write_fake(fake, prepared.hidden, noise)
+        loss, d_packs = self.critic.score_gradient(self._packs(fake), noise.dropout)
+        d_features = d_packs.view(fake.shape)[:, : self.layout.width]
+        d_logits = self.blocks.activate_backward(d_features.t().contiguous(), activated, _TAU)
+        condition_loss = torch.zeros_like(loss)
+        if noise.conditions is not None:
+            condition_loss = self._add_condition_gradient(d_logits, logits, noise.conditions)
+        self.generator.backward(d_logits, prepared.hidden, saved)
+        return loss, condition_loss
+
+    def draw_critic_noise(self, prepared: _Prepared, generator: torch.Generator) -> CriticNoise:
+        """Draw the noise of a step of the critic."""
+        n, packs = prepared.batch_size, prepared.batch_size // self.config.pac
+        conditions = prepared.sampler.conditions(n, generator)
+        shuffled = None
+        if conditions is not None:
+            shuffled = conditions[torch.randperm(n, device=self.device, generator=generator)]
+        return CriticNoise(
+            latent=self._normal(n, generator),
+            gumbel=self._gumbel(n, generator),
+            conditions=conditions,
+            real_conditions=shuffled,
+            rows=prepared.sampler.rows(n, shuffled, generator),
+            mixing=torch.rand(packs, 1, device=self.device, dtype=self.dtype, generator=generator),
+            dropout=draw_dropout(3 * packs, self.config.discriminator_dim, self._vector, generator),
+        )
+
+    def draw_generator_noise(
+        self, prepared: _Prepared, generator: torch.Generator
+    ) -> GeneratorNoise:
+        """Draw the noise of a step of the generator."""
+        n = prepared.batch_size
+        return GeneratorNoise(
+            latent=self._normal(n, generator),
+            gumbel=self._gumbel(n, generator),
+            conditions=prepared.sampler.conditions(n, generator),
+            dropout=draw_dropout(
+                n // self.config.pac, self.config.discriminator_dim, self._vector, generator
+            ),
+        )
+
+    def _write_fake(
+        self, fake: Tensor, hidden: Tensor, noise: CriticNoise | GeneratorNoise
+    ) -> tuple[Tensor, Tensor, list[Saved]]:
+        """Write generated rows to fake (B, F + C); returns logits, activated (F, B) and saved."""
+        self.generator.start(hidden, noise.latent, noise.conditions)
+        logits, saved = self.generator.forward(hidden)
+        activated = self.blocks.activate(logits, noise.gumbel, _TAU)
+        fake[:, : self.layout.width].copy_(activated.t())
+        self._write_conditions(fake, noise.conditions)
+        return logits, activated, saved
+
+    def _write_conditions(self, x: Tensor, conditions: Tensor | None) -> None:
+        """Write one-hot conditions (B,) to the last C features of x (B, F + C)."""
+        one_hot = x[:, self.layout.width :].zero_()
+        if conditions is not None:
+            one_hot.scatter_(1, conditions.unsqueeze(1), 1.0)
+
+    def _packs(self, x: Tensor) -> Tensor:
+        """(n, F + C) -> (n / pac, pac (F + C)), a view."""
+        return x.view(-1, self.config.pac * x.shape[1])
+
+    def _add_condition_gradient(
+        self, d_logits: Tensor, logits: Tensor, conditions: Tensor
+    ) -> Tensor:
+        """Add the gradient of the conditions' cross entropy to d_logits (F, B); return the loss.
+
+        Only the block that a row is conditioned on counts: the others are masked before a softmax
+        over all categories. The gradient is (p - one-hot) / B.
+        """
+        categories = slice(self.layout.width - self.layout.condition_width, None)
+        others = self._condition_block.unsqueeze(1) != self._condition_block[conditions]
+        log_p = torch.log_softmax(logits[categories].masked_fill_(others, -torch.inf), 0)
+        wanted = conditions.unsqueeze(0)
+        loss = -log_p.gather(0, wanted).mean()
+        share = 1 / len(conditions)
+        d = d_logits[categories].add_(log_p.exp_(), alpha=share)
+        d.scatter_add_(0, wanted, d.new_full(wanted.shape, -share))
+        return loss
+
+    def _normal(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, E) latent numbers."""
+        shape = n, self.config.embedding_dim
+        return torch.randn(shape, device=self.device, dtype=self.dtype, generator=generator)
+
+    def _gumbel(self, n: int, generator: torch.Generator) -> Tensor:
+        """(S, n) Gumbel numbers."""
+        return draw_gumbel((self.blocks.n_softmax, n), self._vector, generator)
+
+    # What FlatModel asks for.
+
+    def prepare(self, rows: TrainingRows, local: LocalTraining) -> _Prepared:
+        """The buffers of a batch and the sampler of a shard."""
+        n = local.batch_size
+        self.config.check_batch_size(n)
+        width = self.layout.width + self.layout.condition_width
+        return _Prepared(
+            rows=rows,
+            sampler=RowSampler(rows, self.layout, log_frequency=self.config.log_frequency),
+            hidden=self._vector.new_empty(n, self.generator.hidden_width),
+            pairs=self._vector.new_empty(2 * n, width),
+        )
+
+    def _epoch(self, prepared: _Prepared, generator: torch.Generator) -> dict[str, Tensor]:
+        """max(rows // batch, 1) steps, as the reference implementation counts an epoch."""
+        steps = max(len(prepared.rows) // prepared.batch_size, 1)
+        total = self._vector.new_zeros(4)
+        for _ in range(steps):
+            for _ in range(self.config.discriminator_steps):
+                critic_noise = self.draw_critic_noise(prepared, generator)
+                critic_losses = self.critic_step(prepared, critic_noise)
+                self.optimisers["discriminator"].step()
+            noise = self.draw_generator_noise(prepared, generator)
+            generator_losses = self.generator_step(prepared, noise)
+            self.optimisers["generator"].step()
+            total += torch.stack([*generator_losses, *critic_losses])
+        score, condition, critic, penalty = (total / steps).unbind()
+        return {
+            "generator_loss": score + condition,
+            "condition_loss": condition,
+            "discriminator_loss": critic,
+            "gradient_penalty": penalty,
+        }
+
+    def _drawer(self, condition: Condition | None) -> Drawer:
+        """Generates rows one by one: batch normalisation is folded into the linear layers.
+
+        The reference implementation generates with the statistics of each batch of 500, which
+        makes a row depend on its neighbours and fails for a batch that is all alike.
+        """
+        if self._folded is None:
+            start = self._hidden_drawer(None)
+            reference = start(self._chunk, seeded(self.device, _REFERENCE_SEED))
+            self._folded = self.generator.fold(reference)
+        folded, start = self._folded, self._hidden_drawer(condition)
+        mask = self.blocks.condition_mask(condition) if condition else None
+        n_scalars = self.layout.n_scalars
+
+        def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            logits = self.generator.folded_logits(start(n, generator), folded)
+            chosen = logits[n_scalars:].add_(self._gumbel(n, generator))
+            if mask is not None:
+                chosen.add_(mask)
+            return torch.tanh(logits[:n_scalars]).t(), self.blocks.pick(chosen)
+
+        return draw
+
+    def _hidden_drawer(
+        self, condition: Condition | None
+    ) -> Callable[[int, torch.Generator], Tensor]:
+        """Draws started hidden rows (n, H) for generation."""
+        weights = generation_probabilities(self.layout, self.frequencies, condition)
+        categories = None
+        if len(weights):
+            categories = Categorical(torch.as_tensor(weights, device=self.device))
+
+        def draw(n: int, generator: torch.Generator) -> Tensor:
+            conditions = categories.draw(n, generator) if categories else None
+            hidden = self._vector.new_empty(n, self.generator.hidden_width)
+            self.generator.start(hidden, self._normal(n, generator), conditions)
+            return hidden
+
+        return draw
+
+    @property
+    def _row_floats(self) -> int:
+        """Hidden numbers, logits and their noise."""
+        return self.generator.hidden_width + 2 * self.layout.width
+
+    def _forget(self) -> None:
+        """Folded layers belong to the parameters that they were made from."""
+        self._folded = None

@@ -1,0 +1,329 @@
+"""TVAE: a variational autoencoder for tables (Xu et al. 2019, section 4.5).
+
+Architecture, parameter names and loss are those of ctgan.TVAE, so that parameters can move both
+ways (see `genesis.models.exchange`). The decoder is called "generator" among the parameters.
+
+For rows x, mean mu and log-variance l of the encoder, noise e ~ N(0, 1) and the decoder's logits r
+at z = mu + e exp(l / 2), the loss over B rows is::
+
+    f / B [ Σ (x - tanh r)² / 2 sigma² + log sigma + Σ cross entropy(r, code) ]
+        - 1 / 2B Σ (1 + l - mu² - exp l),
+
+with the first sum over scalars, the second over softmax blocks, and f the `loss_factor`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from genesis.codes import Condition, Layout
+from genesis.models import LocalTraining
+from genesis.models.blocks import TrainingRows, draw_gumbel
+from genesis.models.config import device_choice, flag, number, option, parse, whole, widths
+from genesis.models.dense import Dense, dense_shapes, draw_dense
+from genesis.models.flat import Drawer, FlatModel, seeded
+from genesis.models.parameters import ParameterLayout
+
+__all__ = ["TVAE", "TVAEConfig"]
+
+_BETAS = (0.9, 0.999)
+"""Decay of Adam's moments."""
+
+_SIGMA = (0.01, 0.1, 1.0)
+"""Least, initial and largest standard deviation of a scalar."""
+
+
+@dataclass(frozen=True)
+class TVAEConfig:
+    """The arguments of ctgan.TVAE, with its defaults, and two more.
+
+    Args:
+        embedding_dim: Number of latent numbers of a row.
+        compress_dims: Widths of the encoder's hidden layers.
+        decompress_dims: Widths of the decoder's hidden layers.
+        l2scale: Weight decay.
+        batch_size: Rows of a step; `LocalTraining.batch_size` goes before it.
+        epochs: For the caller: passes over the rows.
+        loss_factor: Weight of the reconstruction.
+        enable_gpu: For the caller: whether to use a GPU if there is one.
+        verbose: For the caller: whether to show progress.
+        cuda: For the caller: older name of enable_gpu, or a device.
+        learning_rate: Step size of Adam.
+        sample_codes: Whether generation samples codes from their softmax instead of taking the
+            likeliest, as ctgan.TVAE does.
+    """
+
+    embedding_dim: int = option(128, whole(1))
+    compress_dims: tuple[int, ...] = option((128, 128), widths(0))
+    decompress_dims: tuple[int, ...] = option((128, 128), widths(0))
+    l2scale: float = option(1e-5, number())
+    batch_size: int = option(500, whole(1))
+    epochs: int = option(300, whole(1))
+    loss_factor: float = option(2.0, number())
+    enable_gpu: bool = option(True, flag)
+    verbose: bool = option(False, flag)
+    cuda: bool | str | None = option(None, device_choice)
+    learning_rate: float = option(1e-3, number())
+    sample_codes: bool = option(False, flag)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What the epochs of one call of `train` share.
+
+    Args:
+        rows: The shard.
+        batch: (B, F) buffer of a batch.
+    """
+
+    rows: TrainingRows
+    batch: Tensor
+
+
+class TVAE(FlatModel):
+    """A variational autoencoder on encoded rows.
+
+    Args:
+        layout: Layout of the encoded rows.
+        config: See `TVAEConfig`.
+        device: Where it trains and generates.
+        seed: Decides the initial parameters.
+        frequencies: Not used: a condition masks the decoder's logits.
+        dtype: float32; float64 is for tests.
+
+    Raises:
+        PlanError: The config is impossible.
+    """
+
+    name = "tvae"
+
+    def __init__(
+        self,
+        layout: Layout,
+        config: Mapping[str, Any],
+        *,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        frequencies: npt.NDArray[np.float64] | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.config = parse(TVAEConfig, config, self.name)
+        self.frequencies = frequencies
+        shapes = ParameterLayout(dict(_shapes(layout.width, self.config)))
+        super().__init__(layout, shapes, device=device, dtype=dtype)
+        self._compress = self._stack("encoder", len(self.config.compress_dims))
+        self._decompress = self._stack("generator", len(self.config.decompress_dims))
+        self._output = self._dense(f"generator.seq.{2 * len(self.config.decompress_dims)}")
+        self._latent = self._fused_heads()
+        self._sigma = self.weights["generator.sigma"]
+        self._sigma_gradient = self.gradients["generator.sigma"]
+        initial = seeded(torch.device("cpu"), seed)
+        heads = [self._dense("encoder.fc1"), self._dense("encoder.fc2")]
+        for layer in (*self._compress, *heads, *self._decompress, self._output):
+            draw_dense(layer, initial)
+        self._sigma.fill_(_SIGMA[1])
+        self._add_adam(
+            "adam",
+            slice(None),
+            learning_rate=self.config.learning_rate,
+            betas=_BETAS,
+            weight_decay=self.config.l2scale,
+        )
+
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any]) -> None:
+        """Raise PlanError for a config that the model would refuse."""
+        parse(TVAEConfig, config, cls.name)
+
+    def step(self, x: Tensor, noise: Tensor, codes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Write the gradient of the loss.
+
+        Args:
+            x: (B, F) features of the rows.
+            noise: (B, E) normal.
+            codes: (B, blocks), needed only where some are -1: such a block counts nothing.
+
+        Returns:
+            The reconstruction's part of the loss, and the divergence's.
+        """
+        compressed = _relu_forward(self._compress, x)
+        mu, log_variance = self._latent(compressed[-1]).chunk(2, dim=1)
+        std = torch.exp(0.5 * log_variance)
+        decompressed = _relu_forward(self._decompress, torch.addcmul(mu, noise, std))
+        logits = self._output.columns(decompressed[-1])
+        reconstruction, d_logits = self._reconstruct(logits, x.t(), codes)
+        divergence = _divergence(mu, log_variance, std)
+
+        self._output.set_gradient(d_logits.t(), decompressed[-1])
+        d_z = _relu_backward(self._decompress, d_logits.t() @ self._output.weight, decompressed)
+        # z = mu + noise std, and std = exp(l / 2), so dl = dz noise std / 2.
+        share = 1 / len(x)
+        d_mu = torch.add(d_z, mu, alpha=share)
+        d_log_variance = (d_z * noise).mul_(std).add_((std * std).sub_(1), alpha=share).mul_(0.5)
+        d_heads = torch.cat([d_mu, d_log_variance], dim=1)
+        self._latent.set_gradient(d_heads, compressed[-1])
+        _relu_backward(self._compress, d_heads @ self._latent.weight, compressed, to_input=False)
+        return reconstruction, divergence
+
+    def _reconstruct(
+        self, logits: Tensor, x: Tensor, codes: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The reconstruction's loss and its gradient for the logits, both (F, B) as is x."""
+        t, n = self.layout.n_scalars, x.shape[1]
+        scale = self.config.loss_factor / n
+        d_logits = torch.empty_like(logits)
+
+        sigma = self._sigma[:t]
+        tanh = torch.tanh(logits[:t])
+        error = tanh - x[:t]
+        squares = error.square().sum(1)
+        loss = (squares / (2 * sigma**2) + n * sigma.log()).sum()
+        slope = (1 - tanh * tanh) * (scale / sigma**2).unsqueeze(1)
+        torch.mul(error, slope, out=d_logits[:t])
+        self._sigma_gradient.zero_()
+        self._sigma_gradient[:t] = (n / sigma - squares / sigma**3) * scale
+
+        # log p of every feature; cross entropy is -Σ x log p and its gradient is p - x.
+        log_p = d_logits[t:]
+        self.blocks.log_softmax(logits[t:], out=log_p)
+        wanted = x[t:]
+        loss = loss - (log_p * wanted).sum()
+        log_p.exp_()
+        if codes is not None:
+            log_p.mul_((codes >= 0).t()[self.blocks.block_of_feature])
+        log_p.sub_(wanted).mul_(scale)
+        return loss * scale, d_logits
+
+    def _stack(self, part: str, n: int) -> list[Dense]:
+        """The hidden layers of a part; every second module of the reference is an activation."""
+        return [self._dense(f"{part}.seq.{2 * i}") for i in range(n)]
+
+    def _dense(self, name: str) -> Dense:
+        """The layer called name."""
+        return Dense.of(name, self.weights, self.gradients)
+
+    def _fused_heads(self) -> Dense:
+        """Both heads of the encoder as one layer: their weights lie side by side, so do biases."""
+        width = 2 * self.config.embedding_dim
+
+        def both(vector: Tensor, kind: str) -> Tensor:
+            first = self.parameters.slices[f"encoder.fc1.{kind}"].start
+            second = self.parameters.slices[f"encoder.fc2.{kind}"].stop
+            joined = vector[first:second]
+            return joined.view(width, -1) if kind == "weight" else joined
+
+        vectors = self._vector, self._gradient
+        return Dense(*(both(v, kind) for v in vectors for kind in ("weight", "bias")))
+
+    # What FlatModel asks for.
+
+    def prepare(self, rows: TrainingRows, local: LocalTraining) -> _Prepared:
+        """The buffer of a batch."""
+        n = min(local.batch_size, len(rows))
+        return _Prepared(rows, self._vector.new_empty(n, self.layout.width))
+
+    def _epoch(self, prepared: _Prepared, generator: torch.Generator) -> dict[str, Tensor]:
+        """All rows once, in a new order; the last batch may be short."""
+        n, batch_size = len(prepared.rows), len(prepared.batch)
+        order = torch.randperm(n, device=self.device, generator=generator)
+        batches = torch.split(order, batch_size)
+        total = self._vector.new_zeros(2)
+        for rows in batches:
+            x = prepared.batch[: len(rows)]
+            codes = prepared.rows.write(x, rows, self.blocks)
+            losses = self.step(
+                x,
+                self._normal(len(rows), generator),
+                codes if prepared.rows.has_unknown else None,
+            )
+            self.optimisers["adam"].step()
+            self._sigma.clamp_(_SIGMA[0], _SIGMA[2])
+            total += torch.stack(losses)
+        reconstruction, divergence = (total / len(batches)).unbind()
+        return {
+            "loss": reconstruction + divergence,
+            "reconstruction_loss": reconstruction,
+            "divergence_loss": divergence,
+        }
+
+    def _drawer(self, condition: Condition | None) -> Drawer:
+        """Decodes normal latent numbers; scalars get the decoder's noise, N(0, sigma²)."""
+        t = self.layout.n_scalars
+        mask = self.blocks.condition_mask(condition) if condition else None
+
+        def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            hidden = _relu_forward(self._decompress, self._normal(n, generator))[-1]
+            logits = self._output.columns(hidden)
+            noise = torch.randn(t, n, device=self.device, dtype=self.dtype, generator=generator)
+            scalars = torch.tanh(logits[:t]).addcmul_(noise, self._sigma[:t].unsqueeze(1))
+            chosen = logits[t:]
+            if self.config.sample_codes:
+                chosen.add_(draw_gumbel(tuple(chosen.shape), chosen, generator))
+            if mask is not None:
+                chosen.add_(mask)
+            return scalars.clamp_(-1, 1).t(), self.blocks.pick(chosen)
+
+        return draw
+
+    def _normal(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, E) latent numbers."""
+        shape = n, self.config.embedding_dim
+        return torch.randn(shape, device=self.device, dtype=self.dtype, generator=generator)
+
+    @property
+    def _row_floats(self) -> int:
+        """Latent and hidden numbers, logits and their noise."""
+        return self.config.embedding_dim + sum(self.config.decompress_dims) + 2 * self.layout.width
+
+
+def _shapes(width: int, config: TVAEConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the parameters."""
+    inputs = config.embedding_dim
+    for i, outputs in enumerate((*config.decompress_dims, width)):
+        yield from dense_shapes(f"generator.seq.{2 * i}", inputs, outputs).items()
+        inputs = outputs
+    yield "generator.sigma", (width,)
+    inputs = width
+    for i, outputs in enumerate(config.compress_dims):
+        yield from dense_shapes(f"encoder.seq.{2 * i}", inputs, outputs).items()
+        inputs = outputs
+    for head in ("fc1", "fc2"):
+        yield f"encoder.{head}.weight", (config.embedding_dim, inputs)
+    for head in ("fc1", "fc2"):
+        yield f"encoder.{head}.bias", (config.embedding_dim,)
+
+
+def _relu_forward(layers: list[Dense], x: Tensor) -> list[Tensor]:
+    """x (n, in) and the output (n, out) of every layer."""
+    outputs = [x]
+    for layer in layers:
+        outputs.append(layer(outputs[-1]).clamp_min_(0))
+    return outputs
+
+
+def _relu_backward(
+    layers: list[Dense], d: Tensor, outputs: list[Tensor], *, to_input: bool = True
+) -> Tensor:
+    """Write the layers' gradients given d (n, out) for the last output; returns it for x.
+
+    With to_input=False the last product is left out and the result means nothing.
+    """
+    for i in range(len(layers) - 1, -1, -1):
+        d = torch.ops.aten.threshold_backward(d, outputs[i + 1], 0)
+        layers[i].set_gradient(d, outputs[i])
+        if i or to_input:
+            d = d @ layers[i].weight
+    return d
+
+
+def _divergence(mu: Tensor, log_variance: Tensor, std: Tensor) -> Tensor:
+    """KL divergence of N(mu, std²) from N(0, 1), the mean over rows."""
+    terms = (mu * mu).add_(std * std).sub_(log_variance)
+    return 0.5 * (terms.sum() / len(mu) - mu.shape[1])

@@ -1,0 +1,33 @@
+"""Where random numbers come from: one seed, and a stream of its own for every use of it.
+
+Streams are children of the seed by name, so that no two uses share numbers and none depends on how
+many the others have drawn.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import numpy as np
+
+__all__ = ["Stream", "generator", "key"]
+
+
+class Stream(IntEnum):
+    """What random numbers are drawn for."""
+
+    ENCODING = 1
+    TRAINING = 2
+    COHORT = 3
+    GENERATION = 4
+    PARTITION = 5
+
+
+def key(seed: int, stream: Stream, *numbers: int) -> tuple[int, ...]:
+    """Entropy of a stream, for np.random.SeedSequence."""
+    return (seed, int(stream), *numbers)
+
+
+def generator(seed: int, stream: Stream, *numbers: int) -> np.random.Generator:
+    """The numbers of a stream."""
+    return np.random.default_rng(np.random.SeedSequence(key(seed, stream, *numbers)))

@@ -1,0 +1,322 @@
+"""One table in, one table out: `Synthesizer`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from genesis.codes import Codes
+from genesis.conditions import Where
+from genesis.devices import resolve_device
+from genesis.encoding import Encoder
+from genesis.errors import DataError, GenesisError, ModelFileError, PlanError, TrainingError
+from genesis.model_file import Contents, read_file, write_file
+from genesis.models import GenerativeModel, LocalTraining, create_model, model_class
+from genesis.schema import Schema
+from genesis.seeding import Stream, generator, key
+from genesis.statistics import PooledStatistics, ShardStatistics
+
+__all__ = ["Progress", "Synthesizer"]
+
+Progress = Callable[[int, int, Mapping[str, float]], None]
+"""Called after every epoch with the epochs done, their number in all, and the losses."""
+
+DEFAULT_EPOCHS = 300
+CHUNK_ROWS = 50_000  # rows generated and decoded at a time, to bound memory
+PATIENCE = 20  # rows drawn for one row wanted, before a condition is enforced
+
+
+class Synthesizer:
+    """Learns one table and generates rows like its own.
+
+    Args:
+        method: "ctgan" or "tvae".
+        config: Arguments of the model, those of `ctgan.CTGAN` and `ctgan.TVAE`.
+        schema: Kinds and types of the columns; inferred if None.
+        max_categories: Categories of a column with a slot of their own; the rest share one.
+        seed: Decides training and generation; drawn by the operating system if None.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        PlanError: Unknown method or device, or an impossible config.
+    """
+
+    def __init__(
+        self,
+        method: str = "ctgan",
+        config: Mapping[str, Any] | None = None,
+        *,
+        schema: Schema | None = None,
+        max_categories: int = 1000,
+        seed: int | None = None,
+        device: str | torch.device = "auto",
+    ) -> None:
+        self.method, self.config = method, dict(config or {})
+        self.max_categories, self.device = max_categories, resolve_device(device)
+        self.seed = secrets.randbits(32) if seed is None else seed
+        self.losses: list[dict[str, float]] = []
+        model_class(method).check_config(self.config)
+        self._schema = schema
+        self._encoder: Encoder | None = None
+        self._model: GenerativeModel | None = None
+        self._calls = 0
+
+    def fit(
+        self,
+        table: pd.DataFrame,
+        discrete_columns: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> Synthesizer:
+        """Learn a table.
+
+        Args:
+            table: At least two rows.
+            discrete_columns: Columns to take as categories, whatever they look like.
+            progress: Called after every epoch.
+
+        Raises:
+            SchemaError: The table has no column that can be learned, or does not fit the schema.
+            DataError: A value cannot be used, or there are too few rows.
+            TrainingError: A loss is not finite.
+        """
+        if len(table) < 2:
+            raise DataError(
+                "there is too little to learn from", got=f"{len(table)} rows", do="add rows"
+            )
+        if self._schema is None:
+            schema = Schema.infer(table, list(discrete_columns)).settle()
+        else:
+            schema = self._schema.settle()
+            schema.check(table)
+        table = schema.normalise(table)
+        shard = ShardStatistics(schema, table)
+        pooled = PooledStatistics(schema, [shard.labels()])
+        while questions := pooled.questions():
+            pooled.take([shard.answer(question) for question in questions])
+        encoder = Encoder.fit(pooled, max_categories=self.max_categories)
+        codes = encoder.encode(table, generator(self.seed, Stream.ENCODING, 0))
+        model = self._adopt(encoder)
+        epochs = int(self.config.get("epochs", DEFAULT_EPOCHS))
+        self.losses = []
+        for epoch in range(epochs):
+            local = LocalTraining(
+                epochs=1,
+                batch_size=int(self.config.get("batch_size", 500)),
+                seed=key(self.seed, Stream.TRAINING, 0),
+                first_epoch=epoch,
+            )
+            try:
+                losses = model.train(codes, local)
+            except TrainingError as error:
+                raise TrainingError(
+                    f"training diverged in epoch {epoch + 1}",
+                    got=str(error),
+                    do="lower the learning rate; the state before this epoch is kept",
+                ) from error
+            self.losses.append(losses)
+            if progress is not None:
+                progress(epoch + 1, epochs, losses)
+        return self
+
+    @property
+    def schema(self) -> Schema:
+        """The schema of what is generated."""
+        return self.encoder.schema
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder.
+
+        Raises:
+            PlanError: Nothing was fitted yet.
+        """
+        if self._encoder is None:
+            raise PlanError("this synthesizer has learned nothing yet", do="call fit first")
+        return self._encoder
+
+    @property
+    def model(self) -> GenerativeModel:
+        """The model of encoded rows.
+
+        Raises:
+            PlanError: Nothing was fitted yet.
+        """
+        if self._model is None:
+            raise PlanError("this synthesizer has learned nothing yet", do="call fit first")
+        return self._model
+
+    @classmethod
+    def of_parameters(
+        cls,
+        method: str,
+        config: Mapping[str, Any],
+        encoder: Encoder,
+        vector: torch.Tensor,
+        *,
+        seed: int,
+        device: str | torch.device = "auto",
+    ) -> Synthesizer:
+        """A synthesizer that was trained elsewhere.
+
+        Args:
+            method: Its model.
+            config: The model's arguments.
+            encoder: Its encoder.
+            vector: (P,) parameters of the model.
+            seed: Decides what it generates.
+            device: Where it generates.
+        """
+        built = cls(method, config, seed=seed, device=device)
+        built._adopt(encoder).set_vector(vector)
+        return built
+
+    def _adopt(self, encoder: Encoder) -> GenerativeModel:
+        """Take an encoder and a fresh model for it."""
+        self._encoder = encoder
+        self._model = create_model(
+            self.method,
+            encoder.layout,
+            self.config,
+            device=self.device,
+            seed=self.seed,
+            frequencies=encoder.frequencies,
+        )
+        self._calls = 0
+        return self._model
+
+    def generate(
+        self, n: int, where: Mapping[str, Any] | None = None, seed: int | None = None
+    ) -> pd.DataFrame:
+        """Generate rows.
+
+        Args:
+            n: Number of rows, at least 0.
+            where: What every row must satisfy: column -> a value, a list of values, None for null,
+                or for numbers and dates a tuple (low, high).
+            seed: Decides the rows. If None, every call gives other rows, and the same sequence of
+                calls after the same fit gives the same ones.
+
+        Returns:
+            n rows with the columns, order and types of the table that was learned.
+
+        Raises:
+            PlanError: n is negative, or nothing was fitted yet.
+            ConditionError: No row can satisfy where.
+        """
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+            raise PlanError("the number of rows must be a whole number of at least 0", got=repr(n))
+        encoder = self.encoder
+        asked = Where.parse(where or {}, encoder)
+        if seed is None:
+            rng = generator(self.seed, Stream.GENERATION, 0, self._calls)
+            self._calls += 1
+        else:
+            rng = generator(seed, Stream.GENERATION, 1)
+        tables = []
+        for start in range(0, max(n, 1), CHUNK_ROWS):
+            size = min(CHUNK_ROWS, n - start)
+            values = self._values(size, asked, rng)
+            tables.append(encoder.assemble(values, size, rng, start))
+        return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+    def _values(
+        self, n: int, asked: Where, rng: np.random.Generator
+    ) -> dict[str, npt.NDArray[Any]]:
+        """Decoded columns of n rows that satisfy what is asked."""
+        if not asked.condition.allowed:
+            return asked.values(self.encoder, self.model.generate(n, None, rng), rng)[0]
+        # Rows that come out right by themselves have the right company in their other columns, so
+        # the model is first told the condition and its misses are thrown away. What is rare for the
+        # model is then enforced, code by code.
+        found: list[dict[str, npt.NDArray[Any]]] = []
+        missing, drawn = n, 0
+        while missing > 0 and drawn < PATIENCE * n + 1000:
+            size = min(max(2 * missing, 500), CHUNK_ROWS)
+            values, keep = asked.values(
+                self.encoder, self.model.generate(size, asked.told, rng), rng
+            )
+            found.append(_rows(values, np.flatnonzero(keep)[:missing]))
+            missing -= min(int(keep.sum()), missing)
+            drawn += size
+        if missing:
+            codes = self.model.generate(missing, asked.condition, rng)
+            values, _ = asked.values(self.encoder, codes, rng)
+            found.append(asked.force(self.encoder, codes, values, rng))
+        joined = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
+        # Found and enforced rows stand one after the other; mixed, any part of them is a sample.
+        return _rows(joined, rng.permutation(n))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model file: generator, encoder and schema; no row, and no critic.
+
+        Args:
+            path: Where to; any name, also one that ends in .pkl. It is never a pickle.
+
+        Raises:
+            PlanError: Nothing was fitted yet.
+            DataError: The folder is missing or the disk refuses.
+        """
+        # The critic has seen every row and is not needed to generate: it stays here.
+        layout = self.model.parameters
+        vector = self.model.get_vector()
+        kept = layout.parts["generator"]
+        tensors = {
+            name: vector[place].view(layout.shapes[name])
+            for name, place in layout.slices.items()
+            if kept.start <= place.start < kept.stop
+        }
+        config = {k: list(v) if isinstance(v, tuple) else v for k, v in self.config.items()}
+        meta = {
+            "method": self.method,
+            "config": config,
+            "encoder": self.encoder.to_dict(),
+            "encoder_sha256": self.encoder.digest,
+            "parameters_sha256": layout.digest,
+            "seed": self.seed,
+        }
+        write_file(path, Contents("model", meta, tensors))
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], device: str | torch.device = "auto"
+    ) -> Synthesizer:
+        """Read a model file.
+
+        Args:
+            path: What `save` wrote.
+            device: Where it generates.
+
+        Raises:
+            ModelFileError: It is missing, damaged, no model, or of another version.
+        """
+        contents = read_file(path, "model")
+        meta = contents.meta
+        try:
+            encoder = Encoder.from_dict(meta["encoder"])
+            built = cls(meta["method"], meta["config"], seed=int(meta["seed"]), device=device)
+            model = built._adopt(encoder)
+            if model.parameters.digest != meta["parameters_sha256"]:
+                raise ModelFileError(f"{path} holds a model of another architecture")
+            vector = model.get_vector()
+            for name, tensor in contents.tensors.items():
+                vector[model.parameters.slices[name]] = tensor.reshape(-1).float()
+            model.set_vector(vector)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, GenesisError):
+                raise
+            raise ModelFileError(f"{path} is damaged", do="write or fetch it again") from error
+        return built
+
+
+def _rows(
+    values: Mapping[str, npt.NDArray[Any]], rows: npt.NDArray[Any]
+) -> dict[str, npt.NDArray[Any]]:
+    """Some rows of decoded columns."""
+    return {name: column[rows] for name, column in values.items()}
