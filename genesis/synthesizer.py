@@ -94,8 +94,7 @@ class Synthesizer:
             schema = Schema.infer(table, list(discrete_columns)).settle()
         else:
             schema = self._schema.settle()
-            schema.check(table)
-        table = schema.normalise(table)
+        table = schema.conform(table)
         shard = ShardStatistics(schema, table)
         pooled = PooledStatistics(schema, [shard.labels()])
         while questions := pooled.questions():

@@ -115,8 +115,7 @@ class Shard:
 
     def _labels(self, request: Request) -> Reply:
         schema = Schema.from_dict(request.meta["schema"])
-        schema.check(self._table, f"client '{self.client_id}'")
-        self._table = schema.normalise(self._table)
+        self._table = schema.conform(self._table, f"client '{self.client_id}'")
         self._statistics = ShardStatistics(schema, self._table)
         return Reply(self.client_id, meta={"labels": self._statistics.labels()})
 
