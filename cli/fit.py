@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +10,72 @@ import click
 
 import genesis
 
-from .options import option, output_option, quiet_option, schema_of, settings, table_argument
-from .options import training_options
-from .progress import epochs_shown, say
+from . import options
+from .outputs import check_outputs, say
 
 __all__ = ["fit"]
 
 
 @click.command(short_help="Train a generator on one table.")
-@table_argument("table")
-@output_option("MODEL", "Where to write the model.")
-@training_options
-@quiet_option
-def fit(table: Path, output: Path, quiet: bool, **options: Any) -> None:
+@click.argument("table", type=options.FILE)
+@options.output("MODEL", "File for the trained model.")
+@options.method
+@options.epochs
+@options.batch_size
+@options.config
+@options.schema
+@options.discrete_columns
+@options.max_categories
+@options.device
+@options.seed
+@options.quiet
+def fit(
+    table: Path,
+    output: Path,
+    method: str,
+    epochs: int | None,
+    batch_size: int | None,
+    config: tuple[tuple[str, Any], ...],
+    schema: Path | None,
+    discrete_columns: tuple[tuple[str, ...], ...],
+    max_categories: int,
+    device: str,
+    seed: int | None,
+    quiet: bool,
+) -> None:
     """Train a generator on one table.
+
+    The model file holds no row of the table; 'genesis generate' writes synthetic rows from it.
 
     \b
     Examples:
       genesis fit patients.csv --output patients.model
-      genesis fit patients.parquet --output patients.model --method tvae --epochs 100 \\
-          --discrete-columns ward,outcome --seed 1
+      genesis fit patients.csv --output patients.model --discrete-columns ward,outcome
+      genesis fit patients.parquet --output patients.model --method tvae --epochs 100 --seed 1
     """
+    started = time.perf_counter()
+    check_outputs([table], files=[output])
+    arguments = dict(config)
+    arguments |= {"epochs": epochs} if epochs is not None else {}
+    arguments |= {"batch_size": batch_size} if batch_size is not None else {}
+    synthesizer = genesis.Synthesizer(
+        method,
+        arguments,
+        schema=genesis.Schema.load(schema) if schema else None,
+        max_categories=max_categories,
+        seed=seed,
+        device=device,
+    )
+    rows = genesis.read_table(table)
+
+    from .progress import epoch_bar
+
+    with epoch_bar(quiet=quiet) as progress:
+        synthesizer.fit(rows, options.split_columns(discrete_columns), progress)
+    synthesizer.save(output)
+    losses = ", ".join(f"{name} {value:.4g}" for name, value in synthesizer.losses[-1].items())
+    say(
+        f"{len(rows):,} rows, {len(synthesizer.losses)} epochs, {losses}\n"
+        f"model in {output} after {time.perf_counter() - started:.1f} s",
+        quiet=quiet,
+    )

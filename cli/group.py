@@ -35,7 +35,8 @@ class Commands(click.Group):
     ) -> None:
         super().__init__(name, **attributes)
         self.lazy = dict(commands)
-        self.context_settings.setdefault("help_option_names", ["-h", "--help"])
+        self.context_settings["help_option_names"] = ["-h", "--help"]
+        self.context_settings["max_content_width"] = 100
         self.params.append(
             click.Option(
                 ["--debug"],
@@ -95,7 +96,8 @@ class Commands(click.Group):
 
 def _remember_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     """Tell `main`, which outlives the context, whether tracebacks are wanted."""
-    ctx.obj["debug"] |= value
+    session = ctx.ensure_object(dict)
+    session["debug"] = value or session.get("debug", False)
 
 
 def _exit_status(error: Exception) -> int:

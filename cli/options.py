@@ -5,14 +5,35 @@ from __future__ import annotations
 import csv
 import shlex
 import tomllib
-from collections.abc import Callable
-from functools import partial, reduce
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import click
 
-__all__ = ["SETTING", "WORDS", "option", "table_argument", "training_options"]
+__all__ = [
+    "FILE",
+    "batch_size",
+    "config",
+    "device",
+    "discrete_columns",
+    "epochs",
+    "max_categories",
+    "method",
+    "number",
+    "option",
+    "output",
+    "quiet",
+    "schema",
+    "seed",
+    "split_columns",
+    "text",
+    "whole",
+]
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 class Option(click.Option):
@@ -20,14 +41,16 @@ class Option(click.Option):
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
         super().__init__(*args, **attributes)
-        longest = max(self.opts, key=len)
-        self.envvar = "GENESIS_" + longest.lstrip("-").replace("-", "_").upper()
+        self.envvar = "GENESIS_" + self.opts[0].lstrip("-").replace("-", "_").upper()
 
 
 option = partial(click.option, cls=Option)
+text = partial(option, metavar="NAME", show_default=True)
+whole = partial(option, type=int, metavar="N", show_default=True)
+number = partial(option, type=float, metavar="X", show_default=True)
 
 
-class Words(click.ParamType):
+class Words(click.ParamType[tuple[str, ...]]):
     """Words between commas; one that holds a comma is quoted as in CSV."""
 
     name = "words"
@@ -47,7 +70,7 @@ class Words(click.ParamType):
         return (rv,)
 
 
-class Setting(click.ParamType):
+class Setting(click.ParamType[tuple[str, Any]]):
     """KEY=VALUE, where VALUE is a TOML value (30, 0.5, true, [256, 256]) or else a string."""
 
     name = "setting"
@@ -73,36 +96,46 @@ class Setting(click.ParamType):
 
 WORDS = Words()
 SETTING = Setting()
+FILE = click.Path(path_type=Path)
 
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+method = text("--method", default="ctgan", help="Model: ctgan or tvae.")
+epochs = whole("--epochs", help="Passes over the rows, in all. [default: 300]")
+batch_size = whole("--batch-size", help="Rows of a step. [default: 500, in a small shard fewer]")
+config = option(
+    "--config",
+    type=SETTING,
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Argument of the model, such as embedding_dim=64; repeatable.",
+)
+schema = option(
+    "--schema",
+    type=FILE,
+    metavar="FILE",
+    help="Kinds of the columns, from 'genesis schema'. [default: inferred]",
+)
+discrete_columns = option(
+    "--discrete-columns",
+    type=WORDS,
+    multiple=True,
+    metavar="A,B",
+    help="Columns to take as categories, whatever they look like; repeatable.",
+)
+max_categories = whole(
+    "--max-categories",
+    default=1000,
+    help="Categories of a column with a slot of their own; the rest share one.",
+)
+device = text("--device", default="auto", help="Where to compute: auto, cpu or cuda.")
+seed = whole("--seed", help="Makes the result repeatable. [default: drawn]")
+quiet = option("--quiet", is_flag=True, help="Show nothing but errors.")
 
-table_argument = partial(click.argument, type=click.Path(path_type=Path), metavar="TABLE")
+
+def output(metavar: str, help_text: str) -> Decorator:
+    """Where the result goes; every command that computes for long needs to be told."""
+    return option("--output", type=FILE, required=True, metavar=metavar, help=help_text)
 
 
-def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What `fit` and `federated simulate` have in common."""
-    options: list[Decorator] = [
-        option("--method", default="ctgan", show_default=True, help="Model: ctgan or tvae."),
-        option("--epochs", type=int, help="Passes over the rows, in all. [default: the model's]"),
-        option("--batch-size", type=int, help="Rows of a step. [default: follows the table]"),
-        option(
-            "--config",
-            type=SETTING,
-            multiple=True,
-            metavar="KEY=VALUE",
-            help="Argument of the model, such as generator_lr=1e-4; repeatable.",
-        ),
-        option(
-            "--schema",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="Kinds of the columns, as written by 'genesis schema'. [default: inferred]",
-        ),
-        discrete_columns,
-        max_categories,
-        option(
-            "--device", default="auto", show_default=True, help="Where to train: auto, cpu or cuda."
-        ),
-        option("--seed", type=int, help="Makes a run repeatable. [default: drawn]"),
-    ]
-    return reduce(lambda decorated, decorate: decorate(decorated), reversed(options), command)
+def split_columns(given: Iterable[Iterable[str]]) -> list[str]:
+    """The columns of a repeated --discrete-columns, each once."""
+    return list(dict.fromkeys(chain.from_iterable(given)))

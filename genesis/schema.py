@@ -33,7 +33,7 @@ from genesis.tables import check_output, replace_file
 if TYPE_CHECKING:
     from sdv.metadata import Metadata
 
-__all__ = ["Column", "Kind", "Schema"]
+__all__ = ["Column", "Kind", "Schema", "shape_tokens"]
 
 Scalar = str | int | float | bool
 
@@ -546,7 +546,7 @@ def _decimals(known: pd.Series[Any]) -> int | None:
     exact = values.astype(np.float64)
     largest = np.abs(exact).max()
     for d in range(MAX_DECIMALS + 1):
-        if d and largest * 10.0**d > 2**50:
+        if d and largest > 2**50 / 10.0**d:
             return None
         multiples = np.rint(exact * 10.0**d) / 10.0**d
         if np.array_equal(multiples.astype(values.dtype), values):
@@ -735,7 +735,8 @@ def _check_column(column: Column, cells: pd.Series[Any], owner: str) -> None:
     if n_nulls == len(cells):
         return
     known = cells.dropna()
-    if column.kind is Kind.DATETIME and column.format and cells.dtype == object:
+    real = pd.api.types.is_datetime64_any_dtype(cells.dtype)
+    if column.kind is Kind.DATETIME and column.format and not real:
         # A format that was stated by hand may be one that is never inferred.
         strange = pd.to_datetime(known, format=column.format, errors="coerce").isna()
         _require_none(strange, f"{what} is not written as {column.format}")
@@ -745,6 +746,11 @@ def _check_column(column: Column, cells: pd.Series[Any], owner: str) -> None:
         kind = _merge_columns({"the schema": column, owner: found}).kind
     except SchemaError:
         kind = found.kind
+    if kind is not column.kind and found.of is not None and found.of is column.of:
+        raise SchemaError(
+            f"{what} has another value than the constant of the schema",
+            do="mend it, or change the schema",
+        )
     if kind is not column.kind:
         raise SchemaError(
             f"{what} is {_described(found)} and the schema says {_described(column)}",
@@ -860,20 +866,25 @@ def _shape(texts: pd.Index[Any]) -> str:
         letters = np.array(values, dtype=f"U{lengths[0]}").view(np.uint32).reshape(len(values), -1)
         return "".join(map(_shape_of_place, letters.T, values[0]))
     ends = zip(min(values), max(values), strict=False)
-    prefix = [first for first, last in itertools.takewhile(lambda pair: pair[0] == pair[1], ends)]
-    rest = values.str.slice(len(prefix))
+    shared = list(itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
+    rest = values.str.slice(len(shared))
     if all(re.fullmatch("[0-9]+", text) for text in rest):
-        return "".join(map(_literal, prefix)) + "9" * int(rest.str.len().max())
+        return "".join(_token(letter) for letter, _ in shared) + "9" * int(rest.str.len().max())
     return ANY_TEXT
 
 
 def _shape_of_place(letters: npt.NDArray[np.uint32], first: str) -> str:
     """The token for one place of texts that are equally long, from its code points (n,)."""
     if (letters == ord(first)).all():
-        return _literal(first)
+        return _token(first)
     if ((letters >= ord("0")) & (letters <= ord("9"))).all():
         return "9"
     return "a" if ((letters >= ord("a")) & (letters <= ord("z"))).any() else "A"
+
+
+def _token(letter: str) -> str:
+    """The token for a letter that all have in common: itself, or any digit if it is one."""
+    return "9" if letter in "0123456789" else _literal(letter)
 
 
 def _literal(letter: str) -> str:
@@ -881,9 +892,15 @@ def _literal(letter: str) -> str:
     return "\\" + letter if letter in "9Aa\\" else letter
 
 
-def _tokens(shape: str) -> list[str]:
-    """The tokens of a shape: letters, with their backslash if they have one."""
+def shape_tokens(shape: str) -> list[str]:
+    """The tokens of a shape of ids: its letters, each with its backslash if it has one.
+
+    The last letter of a token is what it means, or its class if the token is just 9, A or a.
+    """
     return re.findall(r"\\.|.", shape, re.DOTALL)
+
+
+_tokens = shape_tokens
 
 
 def _class(token: str) -> str:
@@ -900,19 +917,15 @@ def _merge_shapes(one: str, other: str) -> str:
         return one
     if {one, other} & {"integer", "uuid"}:
         return ANY_TEXT
-    a, b = _tokens(one), _tokens(other)
+    a, b = shape_tokens(one), shape_tokens(other)
     if len(a) == len(b):
         return "".join(
             x if x == y else max(_class(x), _class(y), key=_CLASSES.index)
             for x, y in zip(a, b, strict=True)
         )
-    shared = itertools.takewhile(
-        lambda pair: pair[0] == pair[1] and pair[0] not in _CLASSES, zip(a, b, strict=False)
-    )
-    prefix = [token for token, _ in shared]
-    rests = a[len(prefix) :], b[len(prefix) :]
-    if all(rests) and all(_class(token) == "9" for rest in rests for token in rest):
-        return "".join(prefix) + "9" * max(map(len, rests))
+    heads = [list(itertools.dropwhile("9".__eq__, reversed(tokens))) for tokens in (a, b)]
+    if heads[0] == heads[1] and len(heads[0]) < min(len(a), len(b)):
+        return max(one, other, key=len)  # numbers that differ in their digits
     return ANY_TEXT
 
 
@@ -1010,9 +1023,10 @@ def _merged_format(kind: Kind, parts: Mapping[str, Column]) -> str | None:
     firm = {owner: part for owner, part in parts.items() if not part.ambiguous} or parts
     first, chosen = next(iter(firm.items()))
     for owner, part in parts.items():
-        swapped = _swapped(part.format) if part.format and part.ambiguous else None
-        zone, chosen_zone = (_zone(column) for column in (part, chosen))
-        if chosen.format not in (part.format, swapped) or zone != chosen_zone:
+        readings = {part.format}
+        if part.format and part.ambiguous:
+            readings.add(_swapped(part.format))
+        if chosen.format not in readings or _zone(part) != _zone(chosen):
             raise SchemaError(
                 f"the dates of column '{part.name}' are {chosen.format or chosen.dtype} at {first} "
                 f"and {part.format or part.dtype} at {owner}",
@@ -1221,7 +1235,7 @@ def _regex(shape: str) -> str:
     """The regular expression of a shape of keys."""
     if shape == "uuid":
         return _UUID_REGEX
-    runs = ((token, len(list(run))) for token, run in itertools.groupby(_tokens(shape)))
+    runs = ((token, len(list(run))) for token, run in itertools.groupby(shape_tokens(shape)))
     return "".join(
         _REGEXES.get(token, re.escape(token[-1])) + (f"{{{n}}}" if n > 1 else "")
         for token, n in runs

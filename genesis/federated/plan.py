@@ -109,7 +109,13 @@ class Plan:
         model_class(self.method).check_config(self.model_config)
         if self.synchronize == "discriminator" and self.method == "tvae":
             raise PlanError("tvae has no discriminator", do="synchronize 'both' or 'generator'")
-        self.aggregator()
+        rule = self.aggregator()
+        if rule.control_variates and (self.synchronize != "both" or self.sync_every > 1):
+            raise PlanError(
+                f"aggregation {self.aggregation!r} corrects drift in every round and every part",
+                got=f"synchronize '{self.synchronize}' and sync_every {self.sync_every}",
+                do="synchronize 'both' parts in every round, or choose another rule",
+            )
 
     def _refuse_promises(self) -> None:
         """A promise that nothing enforces is refused."""

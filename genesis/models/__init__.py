@@ -97,8 +97,9 @@ class GenerativeModel(Protocol):
     def generate(self, n: int, condition: Condition | None, rng: np.random.Generator) -> Codes:
         """Generate n rows.
 
-        With a condition, every row satisfies it: blocks are sampled among the allowed codes. The
-        rows depend on the parameters, the condition and rng alone.
+        An enforced condition holds for every row: blocks are sampled among the allowed codes. One
+        that is not is only told to the model, where the model can be told. The rows depend on the
+        parameters, the condition and rng alone.
 
         Raises:
             ConditionError: The condition allows no code of some block, or does not fit the layout.

@@ -82,12 +82,14 @@ class Blocks:
         torch.addcmul(pd, p, sums, value=-1, out=d_logits[t:]).mul_(1 / tau)
         return d_logits
 
-    def condition_mask(self, condition: Condition) -> Tensor:
-        """(S, 1): 0 where a code is allowed and -inf where it is not.
+    def condition_mask(self, condition: Condition | None) -> Tensor | None:
+        """(S, 1): 0 where a code is allowed and -inf where it is not; None if nothing is enforced.
 
         Raises:
-            ConditionError: A mask does not fit its block, or allows nothing.
+            ConditionError: The condition does not fit the layout, or allows nothing in a block.
         """
+        if condition is None:
+            return None
         mask = torch.zeros(self.n_softmax, 1, device=self.starts.device, dtype=self.members.dtype)
         blocks = mask.split_with_sizes(self.widths)
         for block, allowed in condition.allowed.items():
@@ -99,7 +101,7 @@ class Blocks:
                 )
             forbidden = torch.as_tensor(~allowed, device=mask.device)
             blocks[block][forbidden] = -torch.inf
-        return mask
+        return mask if condition.enforced else None
 
     def pick(self, logits: Tensor) -> Tensor:
         """The code of the largest logit of every block: (S, B) -> (B, blocks)."""

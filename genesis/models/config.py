@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from genesis.errors import PlanError, nearest_names
 
-__all__ = ["Check", "device_choice", "flag", "number", "option", "parse", "whole", "widths"]
+__all__ = ["Check", "device_choice", "flag", "number", "option", "optional", "parse", "whole", "widths"]
 
 Config = TypeVar("Config")
 
@@ -46,6 +46,11 @@ def number(at_least: float = 0.0, *, above: float = -math.inf) -> Check:
         return float(value)
 
     return check
+
+
+def optional(check: Check) -> Check:
+    """None, or what another check accepts."""
+    return lambda value: None if value is None else check(value)
 
 
 def flag(value: Any) -> bool:

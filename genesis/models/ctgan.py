@@ -21,7 +21,16 @@ from genesis.codes import Condition, Layout
 from genesis.errors import PlanError
 from genesis.models import LocalTraining
 from genesis.models.blocks import TrainingRows, draw_gumbel
-from genesis.models.config import device_choice, flag, number, option, parse, whole, widths
+from genesis.models.config import (
+    device_choice,
+    flag,
+    number,
+    option,
+    optional,
+    parse,
+    whole,
+    widths,
+)
 from genesis.models.critic import Critic, critic_shapes, draw_dropout
 from genesis.models.flat import Drawer, FlatModel, seeded
 from genesis.models.generator import Generator, Saved, generator_shapes
@@ -52,6 +61,7 @@ class CTGANConfig:
         generator_decay: Its weight decay.
         discriminator_lr: Learning rate of the critic.
         discriminator_decay: Its weight decay.
+        learning_rate: Replaces both learning rates, if given.
         batch_size: Rows of a step, a multiple of pac; `LocalTraining.batch_size` goes before it.
         discriminator_steps: Steps of the critic for one of the generator.
         log_frequency: Whether training draws categories by the logarithm of their frequency.
@@ -69,6 +79,7 @@ class CTGANConfig:
     generator_decay: float = option(1e-6, number())
     discriminator_lr: float = option(2e-4, number())
     discriminator_decay: float = option(1e-6, number())
+    learning_rate: float | None = option(None, optional(number()))
     batch_size: int = option(500, whole(2))
     discriminator_steps: int = option(1, whole(1))
     log_frequency: bool = option(True, flag)
@@ -210,14 +221,14 @@ class CTGAN(FlatModel):
         self._add_adam(
             "generator",
             places["generator"],
-            learning_rate=c.generator_lr,
+            learning_rate=c.generator_lr if c.learning_rate is None else c.learning_rate,
             betas=_BETAS,
             weight_decay=c.generator_decay,
         )
         self._add_adam(
             "discriminator",
             places["discriminator"],
-            learning_rate=c.discriminator_lr,
+            learning_rate=c.discriminator_lr if c.learning_rate is None else c.learning_rate,
             betas=_BETAS,
             weight_decay=c.discriminator_decay,
         )
@@ -319,11 +330,12 @@ class CTGAN(FlatModel):
         """
         categories = slice(self.layout.width - self.layout.condition_width, None)
         others = self._condition_block.unsqueeze(1) != self._condition_block[conditions]
-        log_p = torch.log_softmax(logits[categories].masked_fill_(others, -torch.inf), 0)
+        masked = logits[categories].masked_fill_(others, -torch.inf)
         wanted = conditions.unsqueeze(0)
-        loss = -log_p.gather(0, wanted).mean()
+        loss = -torch.log_softmax(masked, 0).gather(0, wanted).mean()
         share = 1 / len(conditions)
-        d = d_logits[categories].add_(log_p.exp_(), alpha=share)
+        # A second softmax is quicker than exp of the first one's many -inf.
+        d = d_logits[categories].add_(torch.softmax(masked, 0), alpha=share)
         d.scatter_add_(0, wanted, d.new_full(wanted.shape, -share))
         return loss
 
@@ -377,12 +389,12 @@ class CTGAN(FlatModel):
         The reference implementation generates with the statistics of each batch of 500, which
         makes a row depend on its neighbours and fails for a batch that is all alike.
         """
+        mask = self.blocks.condition_mask(condition)
         if self._folded is None:
             start = self._hidden_drawer(None)
             reference = start(self._chunk, seeded(self.device, _REFERENCE_SEED))
             self._folded = self.generator.fold(reference)
         folded, start = self._folded, self._hidden_drawer(condition)
-        mask = self.blocks.condition_mask(condition) if condition else None
         n_scalars = self.layout.n_scalars
 
         def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

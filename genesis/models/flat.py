@@ -149,12 +149,12 @@ class FlatModel(ABC):
         return mean.cpu()
 
     def generate(self, n: int, condition: Condition | None, rng: np.random.Generator) -> Codes:
-        """Generate n rows, of which every one satisfies the condition.
+        """Generate n rows, of which every one satisfies a condition that is enforced.
 
         Works in chunks, so that n rows need little more memory than their codes.
 
         Raises:
-            ConditionError: The condition allows nothing in some block.
+            ConditionError: The condition does not fit the layout, or allows nothing in a block.
         """
         scalars = torch.empty(n, self.layout.n_scalars)
         codes = torch.empty(n, self.layout.n_blocks, dtype=torch.int32)

@@ -256,7 +256,7 @@ class TVAE(FlatModel):
     def _drawer(self, condition: Condition | None) -> Drawer:
         """Decodes normal latent numbers; scalars get the decoder's noise, N(0, sigma²)."""
         t = self.layout.n_scalars
-        mask = self.blocks.condition_mask(condition) if condition else None
+        mask = self.blocks.condition_mask(condition)
 
         def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
             hidden = _relu_forward(self._decompress, self._normal(n, generator))[-1]

@@ -327,8 +327,9 @@ def test_krum_in_tiny_cohorts() -> None:
     two = make_vectors(0, 2)
     assert torch.equal(krum.combine(two, None), two[0])
     assert torch.equal(multi.combine(two, None), two[0])
-    three = torch.tensor([[0.0], [1.0], [1.5]])  # of the two closest, the one closer to the third
+    three = torch.tensor([[1.5], [1.0], [0.0]])  # of the two closest, the one closer to the third
     assert krum.combine(three, None).tolist() == [1.0]
+    assert krum.combine(three.flip(0), None).tolist() == [1.0]
 
 
 def test_krum_needs_enough_clients_for_what_it_is_told_to_withstand() -> None:
@@ -500,9 +501,14 @@ def test_the_control_variate_stays_the_mean_of_the_clients() -> None:
 
 def test_the_server_learning_rate_of_scaffold() -> None:
     rule = create_aggregator("scaffold", server_learning_rate=0.5)
-    after = rule.step(rule.initial(torch.ones(2)), torch.tensor([2.0, 3.0, 0.5, -1.0]), 0.5)
+    combined = torch.tensor([2.0, 3.0, 0.5, -1.0])
+    after = rule.step(rule.initial(torch.ones(2)), combined, 0.5)
     assert after.vector.tolist() == [1.5, 2.0]
     assert after.slots["control"].tolist() == [0.25, -0.5]
+    # At 1 the mean is taken as it is; 1e8 + (0.1 - 1e8) would be 0.
+    far = create_aggregator("scaffold").initial(torch.tensor([1e8]))
+    exact = create_aggregator("scaffold").step(far, torch.tensor([0.1, 0.0]), 1.0)
+    assert torch.equal(exact.vector, torch.tensor([0.1]))
 
 
 # --- Fed-TGAN's weights
@@ -528,9 +534,8 @@ def test_similarity_by_hand() -> None:
 def test_similarity_prefers_tables_like_the_pool_and_does_not_mind_units() -> None:
     weights = similarity_of([[0.1, 5.0], [0.2, 90.0], [0.9, 400.0]], [10, 10, 10])
     assert weights == sorted(weights, reverse=True)
-    assert similarity_of([[0.1, 0.05], [0.2, 0.9], [0.9, 4.0]], [10, 10, 10]) == pytest.approx(
-        weights
-    )
+    rescaled = similarity_of([[0.1, 5e-60], [0.2, 9e-59], [0.9, 4e-58]], [10, 10, 10])
+    assert rescaled == pytest.approx(weights)
 
 
 def test_similarity_without_differences_goes_by_rows_alone() -> None:

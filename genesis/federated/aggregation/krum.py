@@ -81,7 +81,7 @@ def closest_first(vectors: Tensor, n_byzantine: int) -> Tensor:
 
 
 def _squared_distances(vectors: Tensor) -> Tensor:
-    """||x_i - x_j||² of every two clients: (K, K) float64, inf where a number is NaN.
+    """||x_i - x_j||² of every two clients: (K, K) float64; NaN, which sorts last, if a number is.
 
     Summed from differences. The usual ||x||² + ||y||² - 2xy loses all digits of the distances
     between honest clients as soon as one client is far away, which is when they matter.
@@ -92,5 +92,5 @@ def _squared_distances(vectors: Tensor) -> Tensor:
         upper += pdist(block.contiguous()).double().square()
     squares = torch.zeros(k, k, dtype=torch.float64, device=vectors.device)
     i, j = torch.triu_indices(k, k, offset=1, device=vectors.device)
-    squares[i, j] = squares[j, i] = upper.nan_to_num(nan=torch.inf, posinf=torch.inf)
+    squares[i, j] = squares[j, i] = upper
     return squares

@@ -45,6 +45,4 @@ class MultiKrum(Krum):
             raise FederationError(
                 f"n_selected={m} needs {m} updates", got=str(k), do="lower it or raise min_clients"
             )
-        # In the clients' order, so that the sum does not depend on their scores.
-        best = closest_first(vectors, f)[:m].sort().values
-        return weighted_mean(vectors[best], uniform(m))
+        return weighted_mean(vectors[closest_first(vectors, f)[:m]], uniform(m))

@@ -117,5 +117,8 @@ def create_callback(name: str, **options: Any) -> Callback:
         if option not in known:
             advice = nearest_names(option, known) if known else "it takes no options"
             raise PlanError(f"callback '{name}' has no option '{option}'", do=advice)
+    for option, parameter in known.items():
+        if parameter.default is inspect.Parameter.empty and option not in options:
+            raise PlanError(f"callback '{name}' needs the option '{option}'", do="set it")
     callback: Callback = cls(**options)
     return callback

@@ -13,8 +13,8 @@ __all__ = ["EarlyStopping"]
 class EarlyStopping(Callback):
     """Stops the run after so many rounds without a better value of one metric.
 
-    A round in which the metric is missing or NaN counts as one without a better value. The losses of
-    a GAN say little about the quality of its rows: monitor a score if there is one.
+    A round in which the metric is missing or NaN counts as one without a better value. The losses
+    of a GAN say little about the quality of its rows: monitor a score if there is one.
 
     Args:
         monitor: Name of the metric.
@@ -70,7 +70,8 @@ class EarlyStopping(Callback):
             return
         self._waited += 1
         if self._waited >= self.patience:
-            run.stop(f"{self.monitor} has not improved for {self._waited} rounds")
+            rounds = "1 round" if self._waited == 1 else f"{self._waited} rounds"
+            run.stop(f"{self.monitor} has not improved for {rounds}")
 
     def _improves(self, value: float) -> bool:
         """Whether a value is better than the best one by more than min_delta."""

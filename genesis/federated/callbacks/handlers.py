@@ -76,7 +76,7 @@ def check_handler(function: Callable[..., Any], names: Iterable[str]) -> None:
             continue
         if parameter.name not in names or parameter.kind not in _BY_NAME:
             raise PlanError(
-                f"the handler {_name(function)} asks for '{parameter.name}', which it cannot be given",
+                f"the handler {_name(function)} asks for '{parameter.name}', which it is not given",
                 do=nearest_names(parameter.name, names),
             )
 

@@ -44,7 +44,7 @@ class MLflowCallback(Callback):
             if self.experiment is not None:
                 self._mlflow.set_experiment(self.experiment)
             self._mlflow.start_run(run_name=self.run_name)
-        self._mlflow.log_param("n_rounds", run.n_rounds)
+            self._mlflow.log_param("n_rounds", run.n_rounds)
 
     def on_round_complete(self, run: Run, report: RoundReport) -> None:  # noqa: ARG002
         """Log the metrics, at step round_num."""

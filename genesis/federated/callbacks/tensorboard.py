@@ -17,7 +17,7 @@ class TensorBoardCallback(Callback):
     """Writes the metrics of each round for ``tensorboard --logdir``.
 
     Args:
-        directory: Where events are written, one directory for each run.
+        directory: Where events are written; another one for each run keeps their curves apart.
 
     Raises:
         MissingExtraError: tensorboard is not installed.
@@ -48,4 +48,6 @@ class TensorBoardCallback(Callback):
 
     def on_run_end(self, run: Run, reports: Sequence[RoundReport]) -> None:  # noqa: ARG002
         """Close the file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
