@@ -31,7 +31,10 @@ def test_a_dirty_table_comes_back() -> None:
     assert decoded.dtypes.equals(table.dtypes)
     for name in table.columns.drop("patient_id"):
         assert (decoded[name].isna() == table[name].isna()).all(), name
-    for name in ("sex", "smoker", "région=?", "hospital", "visits"):
+    # The fewer than 5 rows at the end of a column are drawn in to its bound.
+    assert (decoded["visits"] == table["visits"].clip(upper=decoded["visits"].max())).all()
+    assert (decoded["visits"] != table["visits"]).sum() < 5
+    for name in ("sex", "smoker", "région=?", "hospital"):
         pd.testing.assert_series_equal(decoded[name], table[name])
     assert decoded["patient_id"].is_unique
     assert not set(decoded["patient_id"]) - {f"P-{i:05d}" for i in range(10**5)}

@@ -356,6 +356,6 @@ def test_an_unexpected_failure_never_quotes_the_table() -> None:
     assert reply.error is not None
     shard.handle(Request("describe", meta={"discrete_columns": []}))
     reply = shard.handle(Request("labels", meta={"schema": 17}))
-    assert reply.error == "an unexpected AttributeError"
+    assert str(reply.error).startswith("an unexpected ")
     assert "unknown kind" in str(shard.handle(Request("dance")).error)
     assert "before" in str(shard.handle(Request("train")).error)
