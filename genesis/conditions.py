@@ -31,7 +31,8 @@ class Where:
 
     - a single value: the column equals it; None asks for null;
     - a list or set: the column is one of them;
-    - for numeric and datetime columns a tuple ``(low, high)``, both included; None leaves a side open.
+    - for numeric and datetime columns a tuple ``(low, high)``, both included; None leaves a side
+      open.
 
     Args:
         condition: Codes that are allowed.
@@ -72,7 +73,8 @@ class Where:
                 intervals = _intervals(column, wanted)
                 allowed = _allowed_modes(encoding, intervals, _asks_null(wanted))
                 parsed.intervals[block] = intervals
-                known = f"between {_shown(column, encoding.lower)} and {_shown(column, encoding.upper)}"
+                ends = [_shown(column, end) for end in (encoding.lower, encoding.upper)]
+                known = f"between {ends[0]} and {ends[1]}"
             else:
                 assert isinstance(encoding, DiscreteEncoding)
                 accepted = _labels(encoding, wanted)
@@ -179,7 +181,7 @@ def _number(column: Column, value: Any) -> float:
 def _shown(column: Column, value: float) -> str:
     """A number of a column as its user knows it."""
     if column.kind is Kind.DATETIME:
-        return str(pd.Timestamp(int(value), unit=column.unit or "us"))  # type: ignore[arg-type]
+        return str(pd.Timestamp(int(value), unit=column.unit or "us"))
     return f"{value:.12g}"
 
 
@@ -270,7 +272,7 @@ def _allowed_labels(
 
 
 def _reachable(encoding: NumericEncoding, mode: int, intervals: list[Interval]) -> Interval:
-    """An interval that a mode reaches, cut to its reach; else the first that the column can take."""
+    """The first interval that a mode reaches, cut to its reach; else the first one possible."""
     overlaps = [o for o in (_overlap(encoding, interval) for interval in intervals) if o]
     low, high = encoding.reach(mode)
     for first, last in overlaps:

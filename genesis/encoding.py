@@ -46,7 +46,9 @@ BLOCK_ROWS = 65_536  # rows encoded at a time, to bound memory
 class ColumnEncoding(Protocol):
     """How one column becomes a code and, if it has an inside, a scalar."""
 
-    column: Column
+    @property
+    def column(self) -> Column:
+        """The column."""
 
     @property
     def has_scalar(self) -> bool:
@@ -298,7 +300,7 @@ class DiscreteEncoding:
         rng: np.random.Generator,
         among: frozenset[Label] | None = None,
     ) -> npt.NDArray[Any]:
-        """Labels (n,), None for null; the tail's are drawn by their counts, if need be among some."""
+        """Labels (n,), None for null; the tail's are drawn by their counts, among some if given."""
         fixed = np.array([*self.labels, *([None] if self.tail else []), None, None], dtype=object)
         decoded = fixed[codes]
         if self.tail:
@@ -481,7 +483,7 @@ class Encoder:
 
 
 def _coarsen(statistics: NumericStatistics) -> tuple[Floats, Floats]:
-    """At most 1,024 bins: neighbours join if they share a slot of equal width and one of equal mass.
+    """At most 1,024 bins: neighbours join if they share a slot of width and a slot of mass.
 
     Equal width alone would lose the bulk of a column with a long tail, equal mass alone its tail.
     """
@@ -495,7 +497,7 @@ def _coarsen(statistics: NumericStatistics) -> tuple[Floats, Floats]:
     changes = (np.diff(by_width) > 0) | (np.diff(by_mass) > 0)
     group = np.concatenate([[0], np.cumsum(changes)])
     mass = np.bincount(group, weights=n)
-    return np.bincount(group, weights=n * x) / mass, mass
+    return np.bincount(group, weights=n * x) / mass, mass.astype(np.float64)
 
 
 def _place(

@@ -64,7 +64,7 @@ def write_file(path: str | os.PathLike[str], contents: Contents) -> None:
     Raises:
         DataError: The folder is missing or the disk refuses.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in contents.tensors.items()}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in contents.tensors.items()}
     stored = Contents(contents.kind, contents.meta, tensors)
     header = {
         "genesis": str(FORMAT_VERSION),

@@ -2,7 +2,7 @@
 
 Every client infers the schema of its own rows and `Schema.merge` finds the one that fits all; or
 the operator states it in a TOML file. A schema says nothing of single rows, except the value of a
-column that has no other.
+column that has no other and the letters that all ids have in common.
 
 Rows are counted from 1 in messages.
 """
@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from functools import reduce
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -190,18 +190,22 @@ class Schema:
         return len(self.columns)
 
     def __contains__(self, name: object) -> bool:
-        return name in self.names
+        return name in self._by_name
 
     def __getitem__(self, name: str) -> Column:
-        for column in self.columns:
-            if column.name == name:
-                return column
+        if name in self._by_name:
+            return self._by_name[name]
         raise SchemaError(f"unknown column '{name}'", do=nearest_names(name, self.names))
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the columns."""
         return tuple(column.name for column in self.columns)
+
+    @cached_property
+    def _by_name(self) -> dict[str, Column]:
+        """Name -> column."""
+        return {column.name: column for column in self.columns}
 
     @classmethod
     def infer(cls, table: pd.DataFrame, discrete_columns: Sequence[str] = ()) -> Self:
@@ -212,8 +216,8 @@ class Schema:
           categories: categorical; True and False: boolean. Numbers written as text stay text.
         * Values that are all different, without nulls, in at least 20 rows: an id if they are text
           (free text too: its values are no categories) or whole numbers, but numbers only if they
-          count up or are called a key ("patient_id", "CustomerID", "uuid"). Other numbers that are
-          all different are measurements.
+          are those from 0 or 1 on, or are called a key ("patient_id", "CustomerID", "uuid"). Other
+          numbers that are all different are measurements.
 
         Args:
             table: At least one row.
@@ -309,10 +313,10 @@ class Schema:
         _check_names(names, self.names, owner, "the schema")
         if table.empty:
             raise DataError(f"{owner} has no rows")
+        places = {name: place for place, name in enumerate(names)}
         for column in self:
-            cells = table.iloc[:, names.index(column.name)]
             if column.kind is not Kind.ID:
-                _check_column(column, cells, owner)
+                _check_column(column, table.iloc[:, places[column.name]], owner)
 
     def conform(self, table: pd.DataFrame, owner: str = "the table") -> pd.DataFrame:
         """A table that `check` finds right, with the names, order and types of this schema.
@@ -457,8 +461,8 @@ def _check_names(found: Sequence[str], expected: Sequence[str], owner: str, othe
     """Raise SchemaError if the owner's names are not those of another, in any order."""
     if set(found) == set(expected):
         return
-    missing = [f"'{name}'" for name in expected if name not in set(found)]
-    extra = [f"'{name}'" for name in found if name not in set(expected)]
+    missing = [f"'{name}'" for name in expected if name not in found]
+    extra = [f"'{name}'" for name in found if name not in expected]
     parts = [
         f"no column {', '.join(missing)}" if missing else "",
         f"{', '.join(extra)} besides" if extra else "",
@@ -478,6 +482,7 @@ def _infer_column(name: str, cells: pd.Series[Any], discrete: bool) -> Column:
     nulls = bool(cells.isna().any())
     if cells.isna().all():
         return Column(name, Kind.CONSTANT, _dtype(cells), nulls=True)
+    _check_not_nested(name, cells)
     if discrete or isinstance(cells.dtype, pd.CategoricalDtype):
         column = _discrete_column(name, cells)
     else:
@@ -487,6 +492,19 @@ def _infer_column(name: str, cells: pd.Series[Any], discrete: bool) -> Column:
     if not nulls and column.kind is not Kind.ID and _all_equal(cells, first):
         return replace(column, kind=Kind.CONSTANT, of=column.kind, value=_scalar(column, first))
     return column
+
+
+def _check_not_nested(name: str, cells: pd.Series[Any]) -> None:
+    """Raise SchemaError for cells that are no single values, such as lists."""
+    if cells.dtype != object or pd.api.types.infer_dtype(cells, skipna=True) != "mixed":
+        return
+    nested = cells.map(lambda cell: isinstance(cell, (list, tuple, dict, set, np.ndarray)))
+    if nested.any():
+        raise SchemaError(
+            f"column '{name}' holds lists",
+            got=f"{nested.sum():,} of them, the first in row {nested.argmax() + 1:,}",
+            do="split it into columns, or drop it",
+        )
 
 
 def _typed_column(name: str, cells: pd.Series[Any]) -> Column:
@@ -516,8 +534,9 @@ def _numeric_column(name: str, cells: pd.Series[Any]) -> Column:
     dtype, known = str(cells.dtype), cells.dropna()
     if not pd.api.types.is_integer_dtype(cells.dtype):
         return Column(name, Kind.NUMERIC, dtype, decimals=_decimals(known))
-    consecutive = int(known.max()) - int(known.min()) == len(known) - 1
-    keys = len(known) == len(cells) and (consecutive or _is_called_a_key(name)) and known.is_unique
+    # Not from any number on: a table by years has years that follow each other.
+    running = int(known.min()) in (0, 1) and int(known.max() - known.min()) == len(known) - 1
+    keys = len(known) == len(cells) and (running or _is_called_a_key(name)) and known.is_unique
     if keys and len(cells) >= MIN_KEYS:
         return Column(name, Kind.ID, dtype, format="integer")
     return Column(name, Kind.NUMERIC, dtype, decimals=0, ambiguous=keys)
@@ -554,14 +573,17 @@ def _decimals(known: pd.Series[Any]) -> int | None:
     return None
 
 
+_KEY_WORD = re.compile(
+    "ids?|uu?id|guid|key|pk|no|nr|number|ssn|mrn|index|row|rownames?|unnamed|record|serial"
+    "|patient|subject|obs"
+)
+
+
 def _is_called_a_key(name: str) -> bool:
     """Whether a name is, or ends in, a word for keys, set off by a mark or by its capitals."""
     words = re.sub(r"([a-z0-9])([A-Z])", r"\1 \2", name).lower()
     last = re.split(r"[^a-z0-9]+", words.strip("_ .:-#0"))[-1]
-    return last in (
-        {"id", "ids", "uid", "uuid", "guid", "key", "pk", "no", "nr", "number", "ssn", "mrn"}
-        | {"index", "rowname", "rownames", "unnamed"}
-    )
+    return _KEY_WORD.fullmatch(last) is not None
 
 
 def _text_column(name: str, cells: pd.Series[Any]) -> Column:
@@ -637,11 +659,7 @@ def _dtype(cells: pd.Series[Any]) -> str:
 
 
 def _typed(name: str, cells: pd.Series[Any]) -> pd.Series[Any]:
-    """Cells of type object as the one type that they have, or as text if they have several.
-
-    Raises:
-        SchemaError: There are cells that are no single values, such as lists.
-    """
+    """Cells of type object as the one type that they have, or as text if they have several."""
     if cells.dtype != object:
         return cells
     found = pd.api.types.infer_dtype(cells, skipna=True)
@@ -651,13 +669,6 @@ def _typed(name: str, cells: pd.Series[Any]) -> pd.Series[Any]:
         return _as_numbers(cells)
     if found in ("date", "datetime", "datetime64", "timedelta", "timedelta64"):
         return _as_times(name, cells, durations=found.startswith("timedelta"))
-    nested = cells.map(lambda cell: isinstance(cell, (list, tuple, dict, set, np.ndarray)))
-    if nested.any():
-        raise SchemaError(
-            f"column '{name}' holds lists",
-            got=f"{nested.sum():,} of them, the first in row {nested.argmax() + 1:,}",
-            do="split it into columns, or drop it",
-        )
     texts = cells.map(_as_text, na_action="ignore")
     if pd.to_numeric(texts.dropna(), errors="coerce").notna().all():
         return _as_numbers(cells)

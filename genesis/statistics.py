@@ -5,10 +5,10 @@ used. So K shards and the pooled table give the same statistics, bit for bit.
 
 Numeric columns are counted on one fixed tree. A float64 becomes an unsigned integer of the same
 order, and a bin is a prefix of its bits: the first 12 are sign and exponent, so the root's children
-are the powers of two. Those that are populated are counted in 128 bins each. From there on only bins
-that hold at least 1 % of the rows are split further, down to a single number if need be: so a
-point mass (zeros, caps, default codes) is found exactly without any value being sent, resolution
-goes where the rows are, and an outlier of 1e30 costs one bin.
+are the powers of two. Those that are populated are counted in 128 bins each. From there on only
+bins that hold at least 1 % of the rows are split, down to a single number if need be: so a point
+mass (zeros, caps, default codes) is found exactly without any value being sent, resolution goes
+where the rows are, and an outlier of 1e30 costs one bin.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ NUMERIC = (Kind.NUMERIC, Kind.DATETIME)
 DISCRETE = (Kind.CATEGORICAL, Kind.BOOLEAN)
 
 
-# --- the tree of bins ------------------------------------------------------------------------------
+# --- the tree of bins ---
 
 
 def _keys(values: Floats) -> Keys:
-    """Floats as unsigned integers of the same order (IEEE 754: flip negatives, set the sign bit)."""
+    """Floats as unsigned integers of the same order: flip negatives, else set the sign bit."""
     bits = values.view(np.uint64)
     sign = np.uint64(1 << 63)
     return np.where(bits & sign, ~bits, bits | sign)
@@ -147,7 +147,8 @@ class ShardStatistics:
         last = first + np.uint64((1 << (question.shift - question.bits)) - 1)
         left = np.searchsorted(keys, first, side="left")
         right = np.searchsorted(keys, last, side="right")
-        return (below[right] - below[left]).astype(np.int64)
+        counted: Integers = below[right] - below[left]
+        return counted
 
     def _labels(self, column: Column) -> tuple[Integers, list[Label]]:
         if column.name not in self._discrete:
@@ -175,7 +176,7 @@ class ShardStatistics:
         return np.array([by_label.get(label, 0) for label in wanted], dtype=np.int64)
 
 
-# --- the sums --------------------------------------------------------------------------------------
+# --- the sums ---
 
 
 @dataclass(frozen=True)
@@ -337,7 +338,8 @@ def _holds_one_number(low: Floats, high: Floats, decimals: int | None) -> npt.ND
     if decimals is None:
         return np.zeros(len(low), dtype=bool)
     first, last = _to_grid(low, high, decimals)
-    return first == last
+    single: npt.NDArray[np.bool_] = first == last
+    return single
 
 
 def _to_grid(low: Floats, high: Floats, decimals: int | None) -> tuple[Floats, Floats]:

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from genesis.codes import Codes
 from genesis.conditions import Where
 from genesis.devices import resolve_device
 from genesis.encoding import Encoder
@@ -283,9 +282,7 @@ class Synthesizer:
         write_file(path, Contents("model", meta, tensors))
 
     @classmethod
-    def load(
-        cls, path: str | os.PathLike[str], device: str | torch.device = "auto"
-    ) -> Synthesizer:
+    def load(cls, path: str | os.PathLike[str], device: str | torch.device = "auto") -> Synthesizer:
         """Read a model file.
 
         Args:

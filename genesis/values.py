@@ -97,8 +97,8 @@ def as_column(column: Column, values: npt.NDArray[Any]) -> Any:
     if isinstance(dtype, np.dtype):
         if dtype.kind in "iub" and null.any():
             # Nulls where the table had none to hold: pandas' nullable type of the same name.
-            name = "boolean" if dtype.kind == "b" else dtype.name.replace("i", "I").replace("u", "U")
-            return pd.array(np.where(null, None, values), dtype=name)  # type: ignore[call-overload]
+            nullable = "boolean" if dtype.kind == "b" else dtype.name.title().replace("Ui", "UI")
+            return pd.array(_with_none(values, null), dtype=nullable)
         if dtype.kind in "iu":
             return np.rint(values.astype(np.float64)).astype(dtype)
         if dtype.kind == "b":
@@ -111,10 +111,17 @@ def as_column(column: Column, values: npt.NDArray[Any]) -> Any:
         text[null] = np.nan
         return text
     if isinstance(dtype, pd.CategoricalDtype):
-        return pd.Categorical(np.where(null, None, values))
+        return pd.Categorical(_with_none(values, null))
     if values.dtype == np.float64 and pd.api.types.is_integer_dtype(dtype):
         values = np.rint(values)
-    return pd.array(np.where(null, None, values), dtype=dtype)
+    return pd.array(_with_none(values, null), dtype=dtype)
+
+
+def _with_none(values: npt.NDArray[Any], null: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """Values as objects, None where they are null."""
+    objects = values.astype(object, copy=True)
+    objects[null] = None
+    return objects
 
 
 def _as_datetimes(column: Column, ticks: npt.NDArray[Any]) -> Any:
@@ -149,9 +156,7 @@ def new_keys(column: Column, n: int, rng: np.random.Generator, first_row: int = 
         return as_column(column, numbers.astype(np.float64))
     if column.format == "uuid":
         drawn = rng.bytes(16 * n)
-        texts = [
-            str(uuid.UUID(bytes=drawn[16 * i : 16 * i + 16], version=4)) for i in range(n)
-        ]
+        texts = [str(uuid.UUID(bytes=drawn[16 * i : 16 * i + 16], version=4)) for i in range(n)]
         return as_column(column, np.array(texts, dtype=object))
     return as_column(column, _numbered(column.format or "", numbers))
 

@@ -26,7 +26,10 @@ def fitted(request: pytest.FixtureRequest) -> Synthesizer:
         ({"größe, cm": None}, lambda t: t["größe, cm"].isna()),
         ({"smoker": True}, lambda t: t["smoker"]),
         ({"smoker": "True"}, lambda t: t["smoker"]),
-        ({"région=?": [None, "Bretagne"]}, lambda t: t["région=?"].fillna("Bretagne") == "Bretagne"),
+        (
+            {"région=?": [None, "Bretagne"]},
+            lambda t: t["région=?"].fillna("Bretagne") == "Bretagne",
+        ),
         ({"admitted": ("2020-01-01", "2020-01-31")}, lambda t: t["admitted"].str[:7] == "2020-01"),
         ({"visits": [2, 5]}, lambda t: t["visits"].isin([2, 5])),
         ({"hospital": "north"}, lambda t: t["hospital"] == "north"),

@@ -89,6 +89,14 @@ month = pd.Series(pd.date_range("2020-01-30", periods=9, freq="D"))
         ([None, None], Column("x", Kind.CONSTANT, "object", nulls=True)),
         ([f"PAT-{i:05d}" for i in many], Column("x", Kind.ID, "object", format=r"P\AT-99999")),
         (
+            pd.array([f"{i}x" for i in range(10, 10 + MIN_KEYS)], "string"),
+            Column("x", Kind.ID, "string", format="99x"),
+        ),
+        (
+            pd.array(["2020-01-31", "2020-01-01"], "string"),
+            Column("x", Kind.DATETIME, "string", format="%Y-%m-%d", unit="D"),
+        ),
+        (
             [f"user{10 ** (i % 5) + i // 5}" for i in many],
             Column("x", Kind.ID, "object", format="user99999"),
         ),
@@ -97,6 +105,8 @@ month = pd.Series(pd.date_range("2020-01-30", periods=9, freq="D"))
         ([str(uuid.UUID(int=i)) for i in many], Column("x", Kind.ID, "object", format="uuid")),
         (list(many), Column("x", Kind.ID, "int64", format="integer")),
         ([17 * i for i in many], Column("x", Kind.NUMERIC, "int64", decimals=0)),
+        ([1990 + i for i in many], Column("x", Kind.NUMERIC, "int64", decimals=0)),
+        ([1 + i for i in many], Column("x", Kind.ID, "int64", format="integer")),
         ([float(i) for i in many], Column("x", Kind.NUMERIC, "float64", decimals=0)),
         ([*many, None], Column("x", Kind.NUMERIC, "float64", decimals=0, nulls=True)),
     ],
@@ -173,6 +183,8 @@ def test_discrete_columns() -> None:
     schema = Schema.infer(table, ["n", "m", "d", "4"])
     assert {column.kind for column in schema} == {Kind.CATEGORICAL}
     assert [column.dtype for column in schema] == ["int64", "object", "object", "float64"]
+    with pytest.raises(SchemaError, match="column 'x' holds lists; got 1 of them"):
+        infer(["a", ["a"]], discrete_columns=["x"])
     with pytest.raises(SchemaError, match="unknown column 'nn'; did you mean n"):
         Schema.infer(table, ["nn"])
 

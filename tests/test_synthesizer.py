@@ -65,7 +65,10 @@ def test_a_model_file_gives_the_same_rows(fitted: Synthesizer, tmp_path: Path) -
 
 def test_a_model_file_holds_no_critic_and_no_row(tmp_path: Path) -> None:
     table = pd.DataFrame(
-        {"x": np.random.default_rng(0).normal(size=400), "secret": [f"s{i:04d}" for i in range(400)]}
+        {
+            "x": np.random.default_rng(0).normal(size=400),
+            "secret": [f"s{i:04d}" for i in range(400)],
+        }
     )
     synthesizer = Synthesizer("ctgan", QUICK, seed=0).fit(table)
     synthesizer.save(tmp_path / "model")
@@ -83,7 +86,7 @@ def test_a_model_file_holds_no_critic_and_no_row(tmp_path: Path) -> None:
     [
         (lambda data: data[:-100], "cut short"),
         (lambda data: data[:20], "cut short"),
-        (lambda data: b"not a model at all", "not a model file"),
+        (lambda _: b"not a model at all", "not a model file"),
         (lambda data: data[:-3] + b"\x01\x02\x03", "changed after it was written"),
         (lambda data: data.replace(b'"genesis":"1"', b'"genesis":"9"'), "version 9"),
         (lambda data: data.replace(b'"genesis"', b'"someone"'), "not a file of this program"),
@@ -166,7 +169,7 @@ def test_narrow_tables(kind: str) -> None:
 def test_progress_is_told_every_epoch() -> None:
     told: list[tuple[int, int]] = []
     Synthesizer("ctgan", QUICK, seed=0).fit(
-        dirty_table(100), progress=lambda done, total, losses: told.append((done, total))
+        dirty_table(100), progress=lambda done, total, _: told.append((done, total))
     )
     assert told == [(1, 2), (2, 2)]
 

@@ -37,6 +37,7 @@ class Checkpoint:
         reports: Of the rounds played.
         numbers: Client id -> its number in the run.
         last_cohort: Clients that finished the last round.
+        used: Clients whose last update was used.
         directory: Where the clients' parts are, once read.
     """
 
@@ -46,6 +47,7 @@ class Checkpoint:
     reports: tuple[RoundReport, ...]
     numbers: Mapping[str, int]
     last_cohort: frozenset[str]
+    used: frozenset[str]
     directory: Path | None = None
 
     @staticmethod
@@ -62,6 +64,7 @@ class Checkpoint:
             "reports": [dataclasses.asdict(report) for report in self.reports],
             "numbers": dict(self.numbers),
             "last_cohort": sorted(self.last_cohort),
+            "used": sorted(self.used),
         }
         write_file(directory / FILE, Contents("checkpoint", meta, self.state.to_tensors()))
         kept = self.folder(directory, len(self.reports))
@@ -89,6 +92,7 @@ class Checkpoint:
                 reports=reports,
                 numbers={str(name): int(number) for name, number in meta["numbers"].items()},
                 last_cohort=frozenset(meta["last_cohort"]),
+                used=frozenset(meta["used"]),
                 directory=cls.folder(directory, len(reports)),
             )
         except (KeyError, TypeError, ValueError) as error:

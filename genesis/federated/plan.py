@@ -128,7 +128,8 @@ class Plan:
         if self.secure_aggregation or self.encryption:
             raise PlanError(
                 "secure aggregation is not available in this version",
-                got=f"secure_aggregation={self.secure_aggregation!r}, encryption={self.encryption!r}",
+                got=f"secure_aggregation={self.secure_aggregation!r}, "
+                f"encryption={self.encryption!r}",
                 do="leave it out; the server sees every client's update",
             )
 
@@ -138,7 +139,9 @@ class Plan:
             return
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise PlanError(
-                f"{name} must be a whole number of at least {least}", got=repr(value), do="change it"
+                f"{name} must be a whole number of at least {least}",
+                got=repr(value),
+                do="change it",
             )
 
     def _check_number(self, name: str, above: float, most: float) -> None:
@@ -215,10 +218,10 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; a rule given as an object is named by its type."""
-        values = dataclasses.asdict(dataclasses.replace(self, aggregation="fedavg", proximal_mu=None))
-        values["proximal_mu"] = self.proximal_mu
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         rule = self.aggregation
         values["aggregation"] = rule if isinstance(rule, str) else type(rule).__name__
+        values["aggregation_options"] = dict(self.aggregation_options)
         values["discrete_columns"] = list(self.discrete_columns)
         values["config"] = {
             key: list(value) if isinstance(value, tuple) else value

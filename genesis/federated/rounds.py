@@ -63,6 +63,7 @@ class Federation:
     rows: dict[str, int] = field(default_factory=dict, init=False)
     _numbers: dict[str, int] = field(default_factory=dict, init=False)
     _last_cohort: frozenset[str] = field(default=frozenset(), init=False)
+    _used: frozenset[str] = field(default=frozenset(), init=False)
     _layout: ParameterLayout | None = field(default=None, init=False)
     _stop: str | None = field(default=None, init=False)
 
@@ -127,7 +128,8 @@ class Federation:
         Raises:
             FederationError: A client could not keep its part.
         """
-        assert self.encoder is not None and self.state is not None
+        assert self.encoder is not None
+        assert self.state is not None
         directory = Path(directory)
         folder = Checkpoint.folder(directory, len(self.reports))
         requests = self._request_each(
@@ -141,6 +143,7 @@ class Federation:
             reports=tuple(self.reports),
             numbers=dict(self._numbers),
             last_cohort=self._last_cohort,
+            used=self._used,
         ).write(directory)
 
     # --- the table ---
@@ -225,7 +228,7 @@ class Federation:
             return
         self.state = checkpoint.state
         self.reports = list(checkpoint.reports)
-        self._last_cohort = checkpoint.last_cohort
+        self._last_cohort, self._used = checkpoint.last_cohort, checkpoint.used
         meta = {"directory": str(checkpoint.directory)}
         requests = self._request_each(sorted(self._numbers), "restore", meta, numbered=True)
         self._require(self._exchange(requests), "restore its checkpoint")
@@ -234,7 +237,7 @@ class Federation:
         """One round: parameters out, local training, parameters back, one step of the rule."""
         started = time.perf_counter()
         cohort = self._cohort(round, clients)
-        replies = self._exchange(self._training_requests(round, cohort), round)
+        replies = self._exchange(self._training_requests(round, cohort))
         failed = {reply.client_id: reply.error for reply in replies if reply.error}
         self._raise_divergence(round, replies)
         answered = [reply for reply in replies if not reply.error]
@@ -255,6 +258,7 @@ class Federation:
             participation = len(updates) / len(clients)
             self.state = aggregate(self.plan.aggregator(), self.state, updates, participation)
         self._last_cohort = frozenset(survivors)
+        self._used = (self._used - frozenset(cohort)) | self._last_cohort
         return RoundReport(
             round=round,
             n_rounds=self.plan.n_rounds,
@@ -297,7 +301,8 @@ class Federation:
             if rule.control_variates:
                 arrays["control"] = self.state.slots["control"].cpu().numpy()
             kept = None if receive is None else list(receive)
-            requests[client] = Request("train", round, {**meta, "receive": kept}, arrays)
+            told = {**meta, "receive": kept, "used": client in self._used}
+            requests[client] = Request("train", round, told, arrays)
         return requests
 
     def _lacks(self, round: int, client: str) -> tuple[str, ...] | None:
@@ -367,11 +372,13 @@ class Federation:
     ) -> dict[str, Request]:
         """The same request for every client, with its number if need be."""
         return {
-            client: Request(kind, meta={**meta, **({"number": self._numbers[client]} if numbered else {})})
+            client: Request(
+                kind, meta={**meta, "number": self._numbers[client]} if numbered else meta
+            )
             for client in clients
         }
 
-    def _exchange(self, requests: Mapping[str, Request], round: int = 0) -> list[Reply]:
+    def _exchange(self, requests: Mapping[str, Request]) -> list[Reply]:
         """All replies, in the order of the clients' names, so that sums never depend on arrival."""
         replies = self.transport.exchange(requests, timeout=self.plan.timeout_seconds)
         return sorted(replies, key=lambda reply: reply.client_id)
@@ -428,9 +435,7 @@ class Federation:
         self.seconds[name] = time.perf_counter() - started
 
 
-def _sum_answers(
-    replies: Sequence[Reply], sizes: Sequence[int]
-) -> list[npt.NDArray[np.int64]]:
+def _sum_answers(replies: Sequence[Reply], sizes: Sequence[int]) -> list[npt.NDArray[np.int64]]:
     """The sums over the clients of their counts, one array a question."""
     total = np.zeros(sum(sizes), dtype=np.int64)
     for reply in replies:

@@ -77,6 +77,7 @@ class Shard:
         self._seed: tuple[int, ...] = ()
         self._batch_size = FULL_BATCH
         self._control: Tensor | None = None
+        self._next_control: Tensor | None = None
         self._measured: dict[str, float] = {}
 
     def handle(self, request: Request) -> Reply:
@@ -182,9 +183,8 @@ class Shard:
                     model, received, sent, places, meta["max_grad_norm"], meta["clip_per_layer"]
                 )
             if self._control is not None:
-                fresh = model.mean_gradient()
-                sent = torch.cat([sent, fresh - self._control])
-                self._control = fresh
+                self._next_control = model.mean_gradient()
+                sent = torch.cat([sent, self._next_control - self._control])
             arrays["vector"] = sent.numpy()
         return Reply(
             self.client_id,
@@ -193,11 +193,18 @@ class Shard:
         )
 
     def _correction(self, request: Request, size: int) -> Tensor | None:
-        """SCAFFOLD's c - c_k; a client that takes part for the first time has c_k = 0."""
+        """SCAFFOLD's c - c_k; a client that takes part for the first time has c_k = 0.
+
+        A new c_k counts only once the server has used the update that came with it: c would no
+        longer be the mean of all c_k otherwise.
+        """
         if "control" not in request.arrays:
             return None
         if self._control is None:
             self._control = torch.zeros(size)
+        if self._next_control is not None and request.meta["used"]:
+            self._control = self._next_control
+        self._next_control = None
         return _tensor(request.arrays["control"]) - self._control
 
     def _checkpoint(self, request: Request) -> Reply:
@@ -207,6 +214,8 @@ class Shard:
         state["vector"] = model.get_vector()
         if self._control is not None:
             state["control"] = self._control
+        if self._next_control is not None:
+            state["next_control"] = self._next_control
         path = self._state_path(request)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in state.items()}, path)
@@ -230,6 +239,7 @@ class Shard:
             {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         )
         self._control = state.get("control")
+        self._next_control = state.get("next_control")
         return Reply(self.client_id)
 
     def _state_path(self, request: Request) -> Path:
@@ -246,9 +256,7 @@ class Shard:
         return self._model, self._codes
 
 
-def batch_size_for(
-    model: GenerativeModel, config: Mapping[str, Any], rows: int, total: int
-) -> int:
+def batch_size_for(model: GenerativeModel, config: Mapping[str, Any], rows: int, total: int) -> int:
     """Rows of a step, for a shard of some rows out of a total.
 
     If the config does not say, the batch is the same share of the shard as 500 rows are of all, so
@@ -313,7 +321,7 @@ def _clip(
         if any(part.start <= place.start < part.stop for part in places)
     ]
     limit = max_norm / math.sqrt(len(layers))
-    for layer in change.split(layers):
+    for layer in torch.split(change, layers):
         norm = torch.linalg.vector_norm(layer)
         if norm > limit:
             layer.mul_(limit / norm)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -97,7 +98,7 @@ class FederatedSynthesizer:
             both = (*self.plan.discrete_columns, *discrete_columns)
             changes["discrete_columns"] = tuple(dict.fromkeys(both))
         if resume_from is not None and not self._seeded:
-            changes["seed"] = checkpoint_seed(resume_from)
+            changes["seed"] = checkpoint_seed(Path(resume_from))
         if changes:
             self.plan = dataclasses.replace(self.plan, **changes)
         shards = {name: Shard(name, table, device=self.device) for name, table in tables.items()}
@@ -105,7 +106,7 @@ class FederatedSynthesizer:
             self.plan, InProcessTransport(shards), tuple(self._callbacks), self._schema
         )
         try:
-            federation.run(resume_from)
+            federation.run(None if resume_from is None else Path(resume_from))
         finally:
             self._adopt(federation)
         for handler in self._on_training_complete:

@@ -10,7 +10,17 @@ from typing import Any, TypeVar
 
 from genesis.errors import PlanError, nearest_names
 
-__all__ = ["Check", "device_choice", "flag", "number", "option", "optional", "parse", "whole", "widths"]
+__all__ = [
+    "Check",
+    "device_choice",
+    "flag",
+    "number",
+    "option",
+    "optional",
+    "parse",
+    "whole",
+    "widths",
+]
 
 Config = TypeVar("Config")
 

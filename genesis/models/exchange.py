@@ -39,7 +39,10 @@ from genesis.values import labels
 __all__ = ["ReleasedSampler", "ReleasedTransformer", "Span", "from_library", "to_library"]
 
 _CALLERS = ("enable_gpu", "cuda", "verbose")
-"""Arguments that say how to run a model, not what it is."""
+"""Options that say how to run a model, not what it is."""
+
+_OURS = ("learning_rate", "sample_codes")
+"""Options that ctgan does not have."""
 
 
 class Span(NamedTuple):
@@ -155,14 +158,13 @@ def to_library(model: CTGAN | TVAE, encoder: Encoder) -> Any:
 
     layout = model.layout
     if isinstance(model, CTGAN):
-        library = ctgan.CTGAN(**_options(model.config, ours=()), enable_gpu=False)
+        library = ctgan.CTGAN(**_options(model.config), enable_gpu=False)
         library._transformer = ReleasedTransformer(encoder)
         library._data_sampler = ReleasedSampler(layout, model.frequencies)
         inputs = model.config.embedding_dim + layout.condition_width
         library._generator = _filled(Generator, inputs, model.config.generator_dim, model)
         return library
-    options = _options(model.config, ours=("learning_rate", "sample_codes"))
-    library = ctgan.TVAE(**options, enable_gpu=False)
+    library = ctgan.TVAE(**_options(model.config), enable_gpu=False)
     library.transformer = ReleasedTransformer(encoder)
     inputs = model.config.embedding_dim
     library.decoder = _filled(Decoder, inputs, model.config.decompress_dims, model)
@@ -212,9 +214,9 @@ def _spans(layout: Layout) -> list[list[Span]]:
     return [numeric, *discrete] if numeric else discrete
 
 
-def _options(config: CTGANConfig | TVAEConfig, ours: tuple[str, ...]) -> dict[str, Any]:
-    """Arguments for ctgan's constructor: all but those of the caller, and those that are ours."""
-    left_out = (*_CALLERS, *ours)
+def _options(config: CTGANConfig | TVAEConfig) -> dict[str, Any]:
+    """Arguments for ctgan's constructor."""
+    left_out = (*_CALLERS, *_OURS)
     options = {key: value for key, value in vars(config).items() if key not in left_out}
     # ctgan accepts even batches only; the size matters for sampling alone from here on.
     options["batch_size"] += options["batch_size"] % 2
@@ -238,7 +240,7 @@ def _config_of(library: Any, cls: type[CTGAN | TVAE]) -> dict[str, Any]:
     config = {
         field.name: getattr(library, f"_{field.name}", getattr(library, field.name, None))
         for field in names
-        if field.name not in _CALLERS
+        if field.name not in (*_CALLERS, *_OURS)
     }
     return {key: value for key, value in config.items() if value is not None}
 

@@ -122,7 +122,7 @@ class FlatModel(ABC):
         for name, optimiser in self.optimisers.items():
             share = None if correction is None else correction[self._places[name]]
             optimiser.begin(local.learning_rate_scale, local.proximal_mu, share)
-        with torch.no_grad(), fast_matmul(self.device):
+        with torch.inference_mode(), fast_matmul(self.device):
             on_device = TrainingRows.of(rows, self.device, self.dtype)
             prepared = self.prepare(on_device, local)
             for epoch in range(local.first_epoch, local.first_epoch + local.epochs):
@@ -160,7 +160,7 @@ class FlatModel(ABC):
         codes = torch.empty(n, self.layout.n_blocks, dtype=torch.int32)
         generator = torch.Generator(self.device)
         generator.manual_seed(int(rng.integers(2**63)))
-        with torch.no_grad(), fast_matmul(self.device):
+        with torch.inference_mode(), fast_matmul(self.device):
             draw = self._drawer(condition)
             for start in range(0, n, self._chunk):
                 chunk = slice(start, min(start + self._chunk, n))

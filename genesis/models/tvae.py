@@ -56,8 +56,8 @@ class TVAEConfig:
         verbose: For the caller: whether to show progress.
         cuda: For the caller: older name of enable_gpu, or a device.
         learning_rate: Step size of Adam.
-        sample_codes: Whether generation samples codes from their softmax instead of taking the
-            likeliest, as ctgan.TVAE does.
+        sample_codes: Whether generated codes are drawn from the decoder's softmax, the distribution
+            that training fits. ctgan.TVAE takes the likeliest code, which thins out the rare ones.
     """
 
     embedding_dim: int = option(128, whole(1))
@@ -71,7 +71,7 @@ class TVAEConfig:
     verbose: bool = option(False, flag)
     cuda: bool | str | None = option(None, device_choice)
     learning_rate: float = option(1e-3, number())
-    sample_codes: bool = option(False, flag)
+    sample_codes: bool = option(True, flag)
 
 
 @dataclass(frozen=True)

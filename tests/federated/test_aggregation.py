@@ -629,7 +629,7 @@ def test_an_impossible_choice_is_refused(rule: object, options: dict, message: s
 
 def test_an_object_is_a_rule() -> None:
     class Doubled(FedAvg):
-        def step(self, state: State, combined: Tensor, participation: float) -> State:  # noqa: ARG002
+        def step(self, state: State, combined: Tensor, participation: float) -> State:
             return State(2 * combined, state.slots)
 
     rule = Doubled()

@@ -60,13 +60,20 @@ class FakeRun:
         fields = {"clients": ("a", "b"), "failed": {}, "dropped": (), "seconds": 1.25} | changes
         return RoundReport(round, self.n_rounds, metrics, **fields)
 
-    def play(self, callback: Callback, metrics: Sequence[dict[str, float]], first: int = 0) -> None:
+    def play(
+        self,
+        callback: Callback,
+        metrics: Sequence[dict[str, float]],
+        first: int = 0,
+        stop_at_the_end: str | None = None,
+    ) -> None:
         callback.on_run_start(self)
         for round, values in enumerate(metrics, first):
             self.reports.append(self.report(round, values))
             callback.on_round_complete(self, self.reports[-1])
             if self.stopped:
                 break
+        self.stopped = self.stopped or stop_at_the_end
         callback.on_run_end(self, self.reports)
 
 
@@ -134,7 +141,7 @@ def test_every_callback_lives_through_runs_that_end_well_and_badly(
 def test_the_registry_is_lazy() -> None:
     program = (
         "import sys; from genesis.federated.callbacks import *;"
-        "sys.exit(', '.join({'torch', 'pandas', 'rich', 'mlflow'} & set(sys.modules)))"
+        "sys.exit(', '.join({'torch', 'pandas', 'rich', 'mlflow'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -351,6 +358,15 @@ def test_checkpoints_are_saved_in_time_and_at_the_end(
     run.play(CheckpointCallback(tmp_path, every=every), losses(*range(rounds)))
     assert run.checkpoints == [(tmp_path, round_num) for round_num in saved]
     assert CheckpointCallback().directory == Path("checkpoints")
+
+
+@pytest.mark.parametrize(("every", "saved"), [(1, [1, 2, 3]), (2, [2, 3]), (10, [3])])
+def test_a_stopped_run_is_saved_and_a_broken_one_is_not(every: int, saved: list[int]) -> None:
+    for stopped in ("enough", None):
+        callback, run = CheckpointCallback(every=every), FakeRun(n_rounds=9)
+        run.play(callback, losses(1.0, 2.0, 3.0), stop_at_the_end=stopped)
+        expected = saved if stopped else [n for n in saved if n % every == 0]
+        assert [round_num for _, round_num in run.checkpoints] == expected
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_a_function_can_be_the_rule() -> None:
         QUICK_TVAE,
         n_rounds=1,
         seed=0,
-        aggregation=lambda vectors, weights: vectors.mean(dim=0),
+        aggregation=lambda vectors, _: vectors.mean(dim=0),
     ).fit(shards(3))
     plain = FederatedSynthesizer("tvae", QUICK_TVAE, n_rounds=1, seed=0).fit(shards(3))
     assert torch.allclose(vector_of(federated), vector_of(plain), atol=1e-6)
@@ -126,8 +126,8 @@ def test_a_checkpoint_of_another_plan_is_refused(tmp_path: Path) -> None:
     choices: dict[str, Any] = {"n_rounds": 2, "local_epochs": 1, "seed": 0}
     callback = CheckpointCallback(tmp_path)
     FederatedSynthesizer("ctgan", QUICK, callbacks=[callback], **choices).fit(shards(2))
+    other = FederatedSynthesizer("ctgan", QUICK, aggregation="median", **choices)
     with pytest.raises(PlanError, match="another aggregation"):
-        other = FederatedSynthesizer("ctgan", QUICK, aggregation="median", **choices)
         other.fit(shards(2), resume_from=tmp_path)
     with pytest.raises(ModelFileError, match="no checkpoint file"):
         FederatedSynthesizer("ctgan", QUICK, **choices).fit(
@@ -304,7 +304,7 @@ def test_decorators_receive_what_they_name() -> None:
     synthesizer.fit(shards(3))
     assert told == [(1, 3, "divergence_loss"), (2, 3, "divergence_loss"), 3]
     with pytest.raises(PlanError, match="did you mean"):
-        synthesizer.on_round_complete(lambda round_number: None)
+        synthesizer.on_round_complete(lambda round_number: round_number)
 
 
 def test_callbacks_are_told_and_may_stop() -> None:

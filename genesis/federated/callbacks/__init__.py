@@ -77,6 +77,10 @@ class Run(Protocol):
     def n_rounds(self) -> int:
         """Rounds that the run is planned for."""
 
+    @property
+    def stopped(self) -> str | None:
+        """Why the run was stopped early, if it was."""
+
     def stop(self, reason: str) -> None:
         """End the run after this round, as if it had been the last one."""
 

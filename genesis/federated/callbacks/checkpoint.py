@@ -31,10 +31,17 @@ class CheckpointCallback(Callback):
 
     def on_round_complete(self, run: Run, report: RoundReport) -> None:
         """Save if it is time."""
-        if report.round_num % self.every == 0:
+        if self._is_time(run, report):
             run.save_checkpoint(self.directory)
 
     def on_run_end(self, run: Run, reports: Sequence[RoundReport]) -> None:
-        """Save the last round, if that has not been done."""
-        if reports and reports[-1].round_num % self.every:
+        """Save the last round of a run that was stopped, if that has not been done.
+
+        After an error nothing is saved: clients may be in the middle of a round.
+        """
+        if run.stopped is not None and reports and not self._is_time(run, reports[-1]):
             run.save_checkpoint(self.directory)
+
+    def _is_time(self, run: Run, report: RoundReport) -> bool:
+        """Whether a checkpoint is due after a round, whatever happens next."""
+        return report.round_num % self.every == 0 or report.round_num == run.n_rounds

@@ -26,7 +26,7 @@ class InProcessTransport:
         return [ClientInfo(client_id) for client_id in self._shards]
 
     def exchange(self, requests: Mapping[str, Request], *, timeout: float) -> Iterator[Reply]:
-        """Ask them in the order of their names; those whose turn comes after the timeout are out."""
+        """Ask them in the order of their names; whose turn comes after the timeout is left out."""
         deadline = time.monotonic() + timeout
         for client_id in sorted(requests):
             if time.monotonic() > deadline:
