@@ -15,10 +15,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
 	@touch $@
 
-demo: $(INSTALLED)  ## Federate a real table of many sites and write synthetic rows
-	$(BIN)/python examples/demo_data.py build/demo
-	$(BIN)/genesis federated simulate build/demo/*.csv --rounds 5 --seed 0 \
-		--output build/demo/synthetic.csv --json build/demo/rounds.json
+demo: $(INSTALLED)  ## Train one generator on the flights of three airports and write synthetic ones
+	rm -rf build/demo
+	$(BIN)/python examples/demo_data.py build/demo/airports
+	$(BIN)/genesis federated simulate build/demo/airports/*.csv --rounds 5 --local-epochs 3 \
+		--seed 0 --output build/demo/flights.csv --model build/demo/flights.model \
+		--json build/demo/rounds.json
+	head -n 5 build/demo/flights.csv
 
 test: $(INSTALLED)  ## Run the tests
 	$(BIN)/python -m pytest

@@ -1,11 +1,13 @@
 """How long one training step takes: the reference implementation, ours, and our products alone.
 
-Run it with ``python benchmarks/steps.py [epochs]``. The three take turns, epoch by epoch, in one
-process, so that whatever else the machine does hits all of them; medians are printed.
+Run it with ``python benchmarks/steps.py [--table CSV] [--epochs N]``. The three take turns, epoch
+by epoch, in one process, so that whatever else the machine does hits all of them; medians are
+printed. Without a table the rows are random, with as many columns and categories as Adult has.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -16,11 +18,13 @@ from unittest import mock
 
 import ctgan
 import numpy as np
+import pandas as pd
 import torch
 
 from genesis.codes import Codes, Layout
 from genesis.models import LocalTraining, create_model
 from genesis.models.matmul import fast_matmul
+from genesis.synthesizer import Synthesizer
 
 ADULT = Layout((10, 10, 10, 2, 4, 10), (9, 16, 7, 15, 6, 5, 2, 42, 2))
 ROWS = 10_000
@@ -33,49 +37,61 @@ Product = tuple[int, int, int]
 
 def main() -> None:
     """Print a line for each model."""
-    epochs = int(sys.argv[1]) if len(sys.argv) > 1 else 8
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--table", help="a CSV file")
+    parser.add_argument("--epochs", type=int, default=8)
+    options = parser.parse_args()
     torch.set_num_threads(THREADS)
-    rows = random_rows(ADULT, ROWS)
-    for name, library, products in (
-        ("ctgan", ctgan.CTGAN, ctgan_products(ADULT)),
-        ("tvae", ctgan.TVAE, tvae_products(ADULT)),
-    ):
-        model = create_model(name, ADULT, {})
-        ours = lambda epoch, model=model: model.train(rows, LocalTraining(1, BATCH, (0,), epoch))  # noqa: E731
-        floor = lambda _, products=products: multiply(products, ROWS // BATCH)  # noqa: E731
-        times = take_turns(library, rows, {"ours": ours, "products": floor}, epochs)
-        medians = {key: statistics.median(t) / (ROWS // BATCH) * 1e3 for key, t in times.items()}
+    layout, rows = encoded(options.table) if options.table else (ADULT, random_rows(ADULT, ROWS))
+    products = {"ctgan": ctgan_products(layout), "tvae": tvae_products(layout)}
+    for name, library in (("ctgan", ctgan.CTGAN), ("tvae", ctgan.TVAE)):
+        times = take_turns(name, library, layout, rows, products[name], options.epochs)
+        medians = {key: statistics.median(t) * 1e3 for key, t in times.items()}
         line = "  ".join(f"{key} {median:6.2f} ms" for key, median in medians.items())
         ratio = medians["reference"] / medians["ours"]
         print(f"{name:6} {line}  reference/ours {ratio:.2f}")
 
 
+def encoded(path: str) -> tuple[Layout, Codes]:
+    """The rows of a CSV file."""
+    table = pd.read_csv(path)
+    encoder = Synthesizer("tvae", {"epochs": 1}, seed=0).fit(table).encoder
+    return encoder.layout, encoder.encode(table, np.random.default_rng(0))
+
+
 def take_turns(
+    name: str,
     library: type[Any],
+    layout: Layout,
     rows: Codes,
-    others: dict[str, Callable[[int], Any]],
+    products: list[Product],
     epochs: int,
 ) -> dict[str, list[float]]:
-    """Seconds of every epoch but the first, of the reference and of the others in between.
+    """Seconds of a step in every epoch but the first, which warms up.
 
     The reference shows its progress by wrapping the range of its epochs; the wrapper is replaced
     by one that lets the others run before it hands out the next epoch.
     """
-    times: dict[str, list[float]] = {"reference": [], **{key: [] for key in others}}
+    model, steps = create_model(name, layout, {}), len(rows) // BATCH
+    times: dict[str, list[float]] = {"reference": [], "ours": [], "products": []}
+
+    def timed(key: str, run: Callable[[], Any]) -> None:
+        start = time.perf_counter()
+        run()
+        times[key].append((time.perf_counter() - start) / steps)
 
     def between(numbers: Iterable[int], **_: Any) -> Iterator[int]:
         for epoch in numbers:
-            for key, run in others.items():
-                start = time.perf_counter()
-                run(epoch)
-                times[key].append(time.perf_counter() - start)
+            local = LocalTraining(1, BATCH, (0,), first_epoch=epoch)
+            timed("ours", lambda local=local: model.train(rows, local))  # type: ignore[misc]
+            timed("products", lambda: multiply(products, steps))
             start = time.perf_counter()
             yield epoch
-            times["reference"].append(time.perf_counter() - start)
+            times["reference"].append((time.perf_counter() - start) / steps)
 
     module = sys.modules[library.__module__]
-    encoded = mock.Mock(return_value=Encoded(ADULT, rows))
-    with mock.patch.multiple(module, tqdm=between, DataTransformer=encoded):
+    stand_in = mock.Mock(return_value=Encoded(layout, rows))
+    with mock.patch.multiple(module, tqdm=between, DataTransformer=stand_in):
         # The table is not looked at: the stand-in has the encoded rows already.
         library(epochs=epochs + 1, batch_size=BATCH, enable_gpu=False).fit(np.zeros((2, 1)))
     return {key: seconds[1:] for key, seconds in times.items()}
@@ -91,9 +107,8 @@ class Encoded:
         self.output_info_list = [numeric, *discrete]
         self.output_dimensions = layout.width
         self.features = np.zeros((len(rows), layout.width))
+        np.put_along_axis(self.features, rows.codes + layout.block_starts[:-1], 1.0, axis=1)
         self.features[:, : layout.n_scalars] = rows.scalars
-        on = rows.codes + layout.block_starts[:-1]
-        np.put_along_axis(self.features, on, 1.0, axis=1)
 
     def fit(self, *_: Any) -> None:
         """Nothing is left to fit."""

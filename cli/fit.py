@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 import genesis
+from genesis.progress import ProgressBar, losses_as_text
 
 from . import options
 from .outputs import check_outputs, say
@@ -68,14 +69,12 @@ def fit(
     )
     rows = genesis.read_table(table)
 
-    from .progress import epoch_bar
-
-    with epoch_bar(quiet=quiet) as progress:
-        synthesizer.fit(rows, options.split_columns(discrete_columns), progress)
+    with ProgressBar("epochs", quiet=quiet) as bar:
+        synthesizer.fit(rows, options.split_columns(discrete_columns), bar.show)
     synthesizer.save(output)
-    losses = ", ".join(f"{name} {value:.4g}" for name, value in synthesizer.losses[-1].items())
     say(
-        f"{len(rows):,} rows, {len(synthesizer.losses)} epochs, {losses}\n"
+        f"{len(rows):,} rows, {len(synthesizer.losses)} epochs; at the end "
+        f"{losses_as_text(synthesizer.losses[-1])}\n"
         f"model in {output} after {time.perf_counter() - started:.1f} s",
         quiet=quiet,
     )

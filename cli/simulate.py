@@ -11,8 +11,8 @@ import click
 
 import genesis
 import genesis.federated
-from genesis.federated.callbacks.round import describe_losses
 from genesis.federated.plan import Plan, read_choices
+from genesis.progress import losses_as_text
 
 from . import options
 from .clients import name_clients
@@ -236,5 +236,5 @@ def _summary(
     spent = ", ".join(f"{what} {value:.1f} s" for what, value in seconds.items() if what != "total")
     lines.append(f"{len(reports)} rounds in {seconds['total']:.1f} s: {spent}")
     if reports:
-        lines.append(f"last round: {describe_losses(reports[-1])}")
+        lines.append(f"last round: {losses_as_text(reports[-1].metrics)}")
     return "\n".join(lines)

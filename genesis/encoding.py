@@ -20,6 +20,7 @@ import pandas as pd
 
 from genesis.codes import Codes, Layout
 from genesis.errors import SchemaError
+from genesis.keys import new_keys
 from genesis.mixtures import Mixture, fit_mixtures
 from genesis.schema import Column, Kind, Schema
 from genesis.statistics import (
@@ -29,7 +30,7 @@ from genesis.statistics import (
     NumericStatistics,
     PooledStatistics,
 )
-from genesis.values import Label, as_column, labels, new_keys, numbers
+from genesis.values import Label, as_column, labels, numbers
 
 __all__ = ["ColumnEncoding", "DiscreteEncoding", "Encoder", "NumericEncoding"]
 
@@ -449,7 +450,8 @@ class Encoder:
         columns: dict[str, Any] = {}
         for column in self.schema:
             if column.kind is Kind.ID:
-                columns[column.name] = new_keys(column, n, rng, first_row)
+                keys = new_keys(column.format or "", n, rng, first_row)
+                columns[column.name] = as_column(column, keys)
             elif column.kind is Kind.CONSTANT:
                 constant = np.full(n, column.value, dtype=object)
                 columns[column.name] = as_column(column, constant)

@@ -12,12 +12,14 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from genesis.codes import Codes
 from genesis.conditions import Where
 from genesis.devices import resolve_device
 from genesis.encoding import Encoder
 from genesis.errors import DataError, GenesisError, ModelFileError, PlanError, TrainingError
 from genesis.model_file import Contents, read_file, write_file
 from genesis.models import GenerativeModel, LocalTraining, create_model, model_class
+from genesis.progress import ProgressBar
 from genesis.schema import Schema
 from genesis.seeding import Stream, generator, key
 from genesis.statistics import PooledStatistics, ShardStatistics
@@ -58,7 +60,7 @@ class Synthesizer:
         device: str | torch.device = "auto",
     ) -> None:
         self.method, self.config = method, dict(config or {})
-        self.max_categories, self.device = max_categories, resolve_device(device)
+        self.max_categories, self.device = max_categories, resolve_device(device, self.config)
         self.seed = secrets.randbits(32) if seed is None else seed
         self.losses: list[dict[str, float]] = []
         model_class(method).check_config(self.config)
@@ -78,7 +80,7 @@ class Synthesizer:
         Args:
             table: At least two rows.
             discrete_columns: Columns to take as categories, whatever they look like.
-            progress: Called after every epoch.
+            progress: Called after every epoch; a bar on stderr if config["verbose"] is true.
 
         Raises:
             SchemaError: The table has no column that can be learned, or does not fit the schema.
@@ -101,6 +103,12 @@ class Synthesizer:
         encoder = Encoder.fit(pooled, max_categories=self.max_categories)
         codes = encoder.encode(table, generator(self.seed, Stream.ENCODING, 0))
         model = self._adopt(encoder)
+        with ProgressBar("epochs", quiet=not self.config.get("verbose")) as bar:
+            self._train(model, codes, progress or bar.show)
+        return self
+
+    def _train(self, model: GenerativeModel, codes: Codes, progress: Progress) -> None:
+        """All epochs, one by one: any split of them gives the same numbers."""
         epochs = int(self.config.get("epochs", DEFAULT_EPOCHS))
         self.losses = []
         for epoch in range(epochs):
@@ -119,9 +127,7 @@ class Synthesizer:
                     do="lower the learning rate; the state before this epoch is kept",
                 ) from error
             self.losses.append(losses)
-            if progress is not None:
-                progress(epoch + 1, epochs, losses)
-        return self
+            progress(epoch + 1, epochs, losses)
 
     @property
     def schema(self) -> Schema:

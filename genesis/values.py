@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import string
-import uuid
 from typing import Any
 
 import numpy as np
@@ -12,9 +10,8 @@ import pandas as pd
 
 from genesis.errors import DataError
 from genesis.schema import Column, Kind
-from genesis.schema import _tokens as shape_tokens
 
-__all__ = ["Label", "as_column", "labels", "new_keys", "numbers"]
+__all__ = ["Label", "as_column", "labels", "numbers"]
 
 Label = str | int | float | bool | None
 Floats = npt.NDArray[np.float64]
@@ -140,44 +137,3 @@ def _as_datetimes(column: Column, ticks: npt.NDArray[Any]) -> Any:
     codes, distinct = pd.factorize(times)
     written = np.array([*pd.DatetimeIndex(distinct).strftime(column.format), np.nan], dtype=object)
     return written[codes]
-
-
-def new_keys(column: Column, n: int, rng: np.random.Generator, first_row: int = 0) -> Any:
-    """Keys that no row ever had a part in: (n,), all different.
-
-    Args:
-        column: A column of kind id; only its format is used.
-        n: Number of keys.
-        rng: Draws uuids.
-        first_row: Rows that were given keys before.
-    """
-    numbers = np.arange(first_row + 1, first_row + n + 1, dtype=np.int64)
-    if column.format == "integer":
-        return as_column(column, numbers.astype(np.float64))
-    if column.format == "uuid":
-        drawn = rng.bytes(16 * n)
-        texts = [str(uuid.UUID(bytes=drawn[16 * i : 16 * i + 16], version=4)) for i in range(n)]
-        return as_column(column, np.array(texts, dtype=object))
-    return as_column(column, _numbered(column.format or "", numbers))
-
-
-def _numbered(shape: str, numbers: Integers) -> npt.NDArray[Any]:
-    """Numbers written with the letters of a shape: 9 counts 0-9, A counts A-Z, a counts a-z.
-
-    A number that is too large for the shape is written after it.
-    """
-    alphabets = {"9": "0123456789", "A": string.ascii_uppercase, "a": string.ascii_lowercase}
-    tokens = shape_tokens(shape)
-    letters = np.empty((len(numbers), len(tokens)), dtype="<U1")
-    left = numbers.copy()
-    for place in reversed(range(len(tokens))):
-        alphabet = alphabets.get(tokens[place])
-        if alphabet is None:
-            letters[:, place] = tokens[place][-1]
-            continue
-        letters[:, place] = np.array(list(alphabet))[left % len(alphabet)]
-        left //= len(alphabet)
-    texts = letters.view(f"<U{max(len(tokens), 1)}")[:, 0].astype(object)
-    overflow = left > 0
-    texts[overflow] = [f"{t}{n}" for t, n in zip(texts[overflow], numbers[overflow], strict=True)]
-    return texts

@@ -62,7 +62,7 @@ class FederatedSynthesizer:
                 raise PlanError(f"there is no argument '{name}'", do=nearest_names(name, known))
         self._seeded = choices.get("seed") is not None
         self.plan = Plan(method=method, config=dict(config or {}), **choices)
-        self.device = resolve_device(device)
+        self.device = resolve_device(device, config)
         self.history: list[RoundReport] = []
         self.seconds: dict[str, float] = {}
         self._schema = schema

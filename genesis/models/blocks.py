@@ -6,16 +6,14 @@ over them runs along the long side of the memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from genesis.codes import Codes, Condition, Layout
+from genesis.codes import Condition, Layout
 from genesis.errors import ConditionError
 
-__all__ = ["Blocks", "TrainingRows", "draw_gumbel"]
+__all__ = ["Blocks", "draw_gumbel"]
 
 
 class Blocks:
@@ -109,43 +107,6 @@ class Blocks:
         if not picked:
             return logits.new_zeros(logits.shape[1], 0, dtype=torch.int64)
         return torch.stack(picked, dim=1)
-
-
-@dataclass(frozen=True)
-class TrainingRows:
-    """The rows of a shard on the device, still as codes.
-
-    Args:
-        scalars: (n, T).
-        codes: (n, blocks) int32; -1 where a category is unknown.
-        has_unknown: Whether any code is -1.
-    """
-
-    scalars: Tensor
-    codes: Tensor
-    has_unknown: bool
-
-    @classmethod
-    def of(cls, rows: Codes, device: torch.device, dtype: torch.dtype) -> TrainingRows:
-        """The rows; on a CPU they share their memory with the Codes."""
-        scalars = torch.as_tensor(rows.scalars, device=device, dtype=dtype)
-        codes = torch.as_tensor(rows.codes, device=device)
-        return cls(scalars, codes, bool((rows.codes < 0).any()))
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def write(self, x: Tensor, rows: Tensor, blocks: Blocks) -> Tensor:
-        """Write the features of the given rows (B,) to x (B, F); returns their codes (B, blocks).
-
-        A code of -1 leaves its block at zero.
-        """
-        codes = self.codes.index_select(0, rows)
-        x.zero_()
-        torch.index_select(self.scalars, 0, rows, out=x[:, : blocks.n_scalars])
-        known = (codes >= 0).to(x.dtype)
-        x.scatter_(1, codes.clamp(min=0) + blocks.starts, known)
-        return codes
 
 
 def draw_gumbel(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:

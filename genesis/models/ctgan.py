@@ -20,7 +20,7 @@ from torch import Tensor
 from genesis.codes import Condition, Layout
 from genesis.errors import PlanError
 from genesis.models import LocalTraining
-from genesis.models.blocks import TrainingRows, draw_gumbel
+from genesis.models.blocks import draw_gumbel
 from genesis.models.config import (
     device_choice,
     flag,
@@ -35,6 +35,7 @@ from genesis.models.critic import Critic, critic_shapes, draw_dropout
 from genesis.models.flat import Drawer, FlatModel, seeded
 from genesis.models.generator import Generator, Saved, generator_shapes
 from genesis.models.parameters import ParameterLayout
+from genesis.models.rows import TrainingRows
 from genesis.models.sampler import Categorical, RowSampler, generation_probabilities
 
 __all__ = ["CTGAN", "CTGANConfig", "CriticNoise", "GeneratorNoise"]
@@ -92,13 +93,12 @@ class CTGANConfig:
     def check_batch_size(self, batch_size: int) -> None:
         """Raise PlanError unless batches divide into packs."""
         if batch_size < 2 or batch_size % self.pac:
-            below = max(batch_size // self.pac, 1 if self.pac > 1 else 2) * self.pac
-            above = max(batch_size // self.pac + 1, 2) * self.pac
-            sizes = f"{below} or {above}" if below != above else f"{below}"
+            below, smallest = batch_size - batch_size % self.pac, max(self.pac, 2)
+            sizes = sorted({max(below, smallest), max(below + self.pac, smallest)})
             raise PlanError(
                 "the batch size of ctgan must be a multiple of pac, and at least 2",
                 got=f"batch_size {batch_size} and pac {self.pac}",
-                do=f"choose batch_size {sizes}",
+                do=f"choose batch_size {' or '.join(map(str, sizes))}",
             )
 
 

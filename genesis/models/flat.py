@@ -15,9 +15,10 @@ from genesis.codes import Codes, Condition, Layout
 from genesis.errors import DataError, GenesisError, TrainingError
 from genesis.models import LocalTraining
 from genesis.models.adam import FlatAdam
-from genesis.models.blocks import Blocks, TrainingRows
+from genesis.models.blocks import Blocks
 from genesis.models.matmul import fast_matmul
 from genesis.models.parameters import ParameterLayout
+from genesis.models.rows import TrainingRows
 
 __all__ = ["Drawer", "FlatModel", "seeded"]
 

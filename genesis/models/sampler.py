@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from genesis.codes import Condition, Layout
-from genesis.models.blocks import TrainingRows
+from genesis.models.rows import TrainingRows
 
 __all__ = ["Categorical", "RowSampler", "generation_probabilities"]
 
@@ -95,19 +95,19 @@ def generation_probabilities(
         condition: Where it restricts discrete columns, only those are drawn, and among the
             allowed categories only.
     """
+    if not layout.condition_width:
+        return np.zeros(0)
     counts = np.ones(layout.condition_width) if frequencies is None else frequencies
     columns = np.split(np.maximum(counts, 0.0), np.cumsum(layout.category_widths)[:-1])
     allowed = condition.allowed if condition else {}
     blocks = range(layout.n_scalars, layout.n_blocks)
     conditioned = [block in allowed for block in blocks]
     probabilities = []
-    for block, column in zip(blocks, columns, strict=False):
+    for block, column in zip(blocks, columns, strict=True):
         mask = allowed.get(block, np.ones(len(column), dtype=bool))
         column = column * mask if (column * mask).any() else mask.astype(np.float64)
         drawn = block in allowed or not any(conditioned)
         probabilities.append(drawn * column / column.sum())
-    if not probabilities:
-        return np.zeros(0)
     together: npt.NDArray[np.float64] = np.concatenate(probabilities)
     together /= together.sum()
     return together

@@ -25,11 +25,12 @@ from torch import Tensor
 
 from genesis.codes import Condition, Layout
 from genesis.models import LocalTraining
-from genesis.models.blocks import TrainingRows, draw_gumbel
+from genesis.models.blocks import draw_gumbel
 from genesis.models.config import device_choice, flag, number, option, parse, whole, widths
 from genesis.models.dense import Dense, dense_shapes, draw_dense
 from genesis.models.flat import Drawer, FlatModel, seeded
 from genesis.models.parameters import ParameterLayout
+from genesis.models.rows import TrainingRows
 
 __all__ = ["TVAE", "TVAEConfig"]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genesis.codes import Codes, Condition, Layout
-from genesis.models.blocks import TrainingRows
+from genesis.models.rows import TrainingRows
 from genesis.models.sampler import Categorical, RowSampler, generation_probabilities
 
 CPU = torch.device("cpu")

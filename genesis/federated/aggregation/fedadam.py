@@ -60,7 +60,7 @@ class FedAdam(FedAvg):
         }
         return State(vector, slots)
 
-    def step(self, state: State, combined: Tensor, participation: float) -> State:  # noqa: ARG002
+    def step(self, state: State, combined: Tensor, participation: float) -> State:
         """The parameters after one step of the optimiser."""
         change = combined - state.vector
         momentum = self.beta1 * state.slots["momentum"] + (1 - self.beta1) * change

@@ -44,7 +44,7 @@ class FedAvg:
         """Σ_k weight_k · vector_k."""
         return weighted_mean(vectors, weights)
 
-    def step(self, state: State, combined: Tensor, participation: float) -> State:  # noqa: ARG002
+    def step(self, state: State, combined: Tensor, participation: float) -> State:
         """The combined parameters, exactly."""
         return State(combined, state.slots)
 

@@ -46,7 +46,7 @@ class FedAvgM(FedAvg):
         """Slot "momentum": zeros (P,)."""
         return State(vector, {"momentum": torch.zeros_like(vector)})
 
-    def step(self, state: State, combined: Tensor, participation: float) -> State:  # noqa: ARG002
+    def step(self, state: State, combined: Tensor, participation: float) -> State:
         """The parameters moved along the momentum."""
         momentum = self.momentum * state.slots["momentum"] + (combined - state.vector)
         vector = state.vector + self.server_learning_rate * momentum

@@ -44,7 +44,7 @@ class Krum(FedAvg):
         if self.n_byzantine is not None:
             check_count("n_byzantine", self.n_byzantine, at_least=0)
 
-    def combine(self, vectors: Tensor, weights: Tensor) -> Tensor:  # noqa: ARG002
+    def combine(self, vectors: Tensor, weights: Tensor) -> Tensor:
         """The chosen one (P,) of vectors (K, P); weights are not used."""
         order = closest_first(vectors, assumed_byzantine(self.n_byzantine, len(vectors)))
         return vectors[order[0]].clone()

@@ -22,6 +22,6 @@ class Median(FedAvg):
 
     needs_individual_updates: ClassVar[bool] = True
 
-    def combine(self, vectors: Tensor, weights: Tensor) -> Tensor:  # noqa: ARG002
+    def combine(self, vectors: Tensor, weights: Tensor) -> Tensor:
         """The median (P,) of vectors (K, P); weights are not used."""
         return mean_without_extremes(vectors, (len(vectors) - 1) // 2)

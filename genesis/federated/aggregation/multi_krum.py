@@ -36,7 +36,7 @@ class MultiKrum(Krum):
         if self.n_selected is not None:
             check_count("n_selected", self.n_selected, at_least=1)
 
-    def combine(self, vectors: Tensor, weights: Tensor) -> Tensor:  # noqa: ARG002
+    def combine(self, vectors: Tensor, weights: Tensor) -> Tensor:
         """The mean (P,) of the chosen ones of vectors (K, P); weights are not used."""
         k = len(vectors)
         f = assumed_byzantine(self.n_byzantine, k)

@@ -41,7 +41,7 @@ class TrimmedMean(FedAvg):
     def __post_init__(self) -> None:
         check_interval("trim_fraction", self.trim_fraction, "[0, 0.5)")
 
-    def combine(self, vectors: Tensor, weights: Tensor) -> Tensor:  # noqa: ARG002
+    def combine(self, vectors: Tensor, weights: Tensor) -> Tensor:
         """The trimmed mean (P,) of vectors (K, P); weights are not used."""
         k = len(vectors)
         # 1e-9: 0.07 * 100 is 7.000000000000001

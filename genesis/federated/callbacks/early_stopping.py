@@ -52,7 +52,7 @@ class EarlyStopping(Callback):
         """Forget an earlier run."""
         self.best, self.best_round_num, self._waited, self._known = None, None, 0, False
 
-    def on_run_start(self, run: Run) -> None:  # noqa: ARG002
+    def on_run_start(self, run: Run) -> None:
         """Forget an earlier run."""
         self._reset()
 

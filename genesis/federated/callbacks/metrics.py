@@ -42,11 +42,11 @@ class MetricsCallback(Callback):
             )
         self.history = []
 
-    def on_run_start(self, run: Run) -> None:  # noqa: ARG002
+    def on_run_start(self, run: Run) -> None:
         """Forget an earlier run."""
         self.history = []
 
-    def on_round_complete(self, run: Run, report: RoundReport) -> None:  # noqa: ARG002
+    def on_round_complete(self, run: Run, report: RoundReport) -> None:
         """Add a row."""
         if self.path is not None and not self.history and report.round > 0 and self.path.exists():
             self.history = [row for row in _read(self.path) if row["round_num"] < report.round_num]

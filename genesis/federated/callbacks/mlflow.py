@@ -46,12 +46,12 @@ class MLflowCallback(Callback):
             self._mlflow.start_run(run_name=self.run_name)
             self._mlflow.log_param("n_rounds", run.n_rounds)
 
-    def on_round_complete(self, run: Run, report: RoundReport) -> None:  # noqa: ARG002
+    def on_round_complete(self, run: Run, report: RoundReport) -> None:
         """Log the metrics, at step round_num."""
         values = {**report.metrics, "clients": len(report.clients), "seconds": report.seconds}
         self._mlflow.log_metrics(values, step=report.round_num)
 
-    def on_run_end(self, run: Run, reports: Sequence[RoundReport]) -> None:  # noqa: ARG002
+    def on_run_end(self, run: Run, reports: Sequence[RoundReport]) -> None:
         """End the run that was started."""
         if self._owned:
             self._mlflow.end_run()

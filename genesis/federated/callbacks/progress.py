@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from genesis.federated.callbacks import Callback, RoundReport, Run
-from genesis.federated.callbacks.round import describe_losses
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+from genesis.progress import ProgressBar
 
 __all__ = ["ProgressCallback"]
 
@@ -25,41 +20,16 @@ class ProgressCallback(Callback):
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
-        self._bar: tuple[Progress, TaskID] | None = None
+        self._bar = ProgressBar("rounds", quiet=quiet)
 
     def on_run_start(self, run: Run) -> None:
         """Show an empty bar."""
-        if self.quiet or not sys.stderr.isatty():
-            return
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
+        self._bar.start(run.n_rounds)
 
-        progress = Progress(
-            TextColumn("rounds"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[losses]}", markup=False),
-            console=Console(stderr=True),
-        )
-        self._bar = progress, progress.add_task("rounds", total=run.n_rounds, losses="")
-        progress.start()
-
-    def on_round_complete(self, run: Run, report: RoundReport) -> None:  # noqa: ARG002
+    def on_round_complete(self, run: Run, report: RoundReport) -> None:
         """Move the bar."""
-        if self._bar:
-            progress, task = self._bar
-            progress.update(task, completed=report.round_num, losses=describe_losses(report))
+        self._bar.show(report.round_num, run.n_rounds, report.metrics)
 
-    def on_run_end(self, run: Run, reports: Sequence[RoundReport]) -> None:  # noqa: ARG002
+    def on_run_end(self, run: Run, reports: Sequence[RoundReport]) -> None:
         """Leave the bar as it is."""
-        if self._bar:
-            self._bar[0].stop()
-            self._bar = None
+        self._bar.stop()

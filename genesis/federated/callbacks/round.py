@@ -13,8 +13,9 @@ from genesis.federated.callbacks.handlers import (
     check_handler,
     round_arguments,
 )
+from genesis.progress import losses_as_text
 
-__all__ = ["RoundCallback", "describe_losses"]
+__all__ = ["RoundCallback"]
 
 
 class RoundCallback(Callback):
@@ -39,17 +40,12 @@ class RoundCallback(Callback):
         call_with_named(self._function, **round_arguments(run, report))
 
 
-def describe_losses(report: RoundReport) -> str:
-    """The metrics in a few words; those of single columns, with a dot in the name, are left out."""
-    return ", ".join(f"{name} {v:.4g}" for name, v in report.metrics.items() if "." not in name)
-
-
 def _write_line(report: RoundReport) -> None:
     """What the default says of a round."""
     n = len(report.clients)
     parts = [
         f"{n} client{'' if n == 1 else 's'}",
-        describe_losses(report),
+        losses_as_text(report.metrics),
         f"{report.seconds:.1f} s",
     ]
     parts += [f"{client} failed: {why}" for client, why in report.failed.items()]

@@ -35,18 +35,18 @@ class TensorBoardCallback(Callback):
             ) from None
         self._writer: Any = None
 
-    def on_run_start(self, run: Run) -> None:  # noqa: ARG002
+    def on_run_start(self, run: Run) -> None:
         """Open the file of events."""
         self._writer = self._writer_class(str(self.directory))
 
-    def on_round_complete(self, run: Run, report: RoundReport) -> None:  # noqa: ARG002
+    def on_round_complete(self, run: Run, report: RoundReport) -> None:
         """Write the metrics, at step round_num."""
         values = {**report.metrics, "clients": len(report.clients), "seconds": report.seconds}
         for name, value in values.items():
             self._writer.add_scalar(name, value, report.round_num)
         self._writer.flush()
 
-    def on_run_end(self, run: Run, reports: Sequence[RoundReport]) -> None:  # noqa: ARG002
+    def on_run_end(self, run: Run, reports: Sequence[RoundReport]) -> None:
         """Close the file."""
         if self._writer is not None:
             self._writer.close()

@@ -1,0 +1,1 @@
+"""Benchmarks; each file says how to run it, and `docs/benchmarks.md` holds what was measured."""
