@@ -11,9 +11,14 @@ In short::
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from genesis.lazy import lazy_names
+
+# Read when torch loads. Threads that wait for each other would otherwise spin, which on a machine
+# that others use too makes training up to twenty times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from genesis.encoding import Encoder as Encoder

@@ -259,16 +259,18 @@ class Shard:
 def batch_size_for(model: GenerativeModel, config: Mapping[str, Any], rows: int, total: int) -> int:
     """Rows of a step, for a shard of some rows out of a total.
 
-    If the config does not say, the batch is the same share of the shard as 500 rows are of all, so
-    that every client makes as many steps in an epoch as one client with all the rows would.
-    Averaging with full batches instead leaves each of K clients with a K-th of the steps.
+    If the config does not say and the shard holds the share s of all rows, 500 s (1 + s) / 2, and
+    at least 50. With 500 s every client would make as many steps in an epoch as one client with all
+    the rows; small clients make up to twice as many, for what averaging takes back. With 500
+    regardless, each of K clients would make a K-th of the steps and learn next to nothing.
     """
     if "batch_size" in config:
         return int(config["batch_size"])
+    share = rows / max(total, 1)
     multiple = model.batch_multiple
-    fair = round(FULL_BATCH * rows / max(total, 1) / multiple) * multiple
+    fitting = round(FULL_BATCH * share * (1 + share) / 2 / multiple) * multiple
     smallest = math.ceil(SMALLEST_BATCH / multiple) * multiple
-    return max(min(fair, FULL_BATCH), smallest)
+    return max(min(fitting, FULL_BATCH), smallest)
 
 
 def _tensor(array: npt.NDArray[Any]) -> Tensor:
