@@ -49,7 +49,7 @@ def federated(
     method: str, table: pd.DataFrame, seed: int, *, by: str | None, **choices: Any
 ) -> pd.DataFrame:
     """Five clients, alike or of different shares of the labels of a column."""
-    split: dict[str, Any] = {"iid": True} if by is None else {"dirichlet": 0.5, "by": by}
+    split: dict[str, Any] = {} if by is None else {"dirichlet": 0.5, "by": by}
     shards = partition(table, CLIENTS, seed=seed, **split)
     built = FederatedSynthesizer(method, n_rounds=10, seed=seed, **choices).fit(shards)
     return built.generate(len(table))

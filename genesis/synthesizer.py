@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -234,7 +235,7 @@ class Synthesizer:
         self, n: int, asked: Where, rng: np.random.Generator
     ) -> dict[str, npt.NDArray[Any]]:
         """Decoded columns of n rows that satisfy what is asked."""
-        if not asked.condition.allowed:
+        if not asked.condition.allowed or n == 0:
             return asked.values(self.encoder, self.model.generate(n, None, rng), rng)[0]
         # Rows that come out right by themselves have the right company in their other columns, so
         # the model is first told the condition and its misses are thrown away. What is rare for the
@@ -314,6 +315,40 @@ class Synthesizer:
             if isinstance(error, GenesisError):
                 raise
             raise ModelFileError(f"{path} is damaged", do="write or fetch it again") from error
+        return built
+
+    def to_ctgan(self) -> Any:
+        """A `ctgan.CTGAN` or `ctgan.TVAE` whose own `sample` generates what this model does.
+
+        It holds released frequencies instead of training rows.
+
+        Raises:
+            PlanError: Nothing was fitted yet.
+        """
+        from genesis.models.exchange import to_library
+
+        return to_library(self.model, self.encoder)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_ctgan(
+        cls, fitted: Any, *, seed: int | None = None, device: str | torch.device = "auto"
+    ) -> Synthesizer:
+        """A synthesizer that generates what a fitted `ctgan.CTGAN` or `ctgan.TVAE` does.
+
+        Args:
+            fitted: The library's synthesizer.
+            seed: Decides what is generated.
+            device: Where it generates.
+
+        Raises:
+            PlanError: It is not fitted, or nothing that ctgan makes.
+        """
+        from genesis.models.exchange import from_library
+
+        encoder, model = from_library(fitted)
+        config = dataclasses.asdict(model.config)
+        built = cls(model.name, config, seed=seed, device=device)
+        built._adopt(encoder).set_vector(model.get_vector())
         return built
 
 

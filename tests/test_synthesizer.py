@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,28 @@ def test_narrow_tables(kind: str) -> None:
         rows = Synthesizer(method, config, seed=0).fit(table).generate(30)
         assert rows.dtypes.equals(table.dtypes)
         assert len(rows) == 30
+
+
+def test_models_move_to_ctgan_and_back(fitted: Synthesizer) -> None:
+    library = fitted.to_ctgan()
+    rows = library.sample(50)
+    assert list(rows.columns) == list(fitted.schema.names)
+    assert set(rows["sex"]) <= {"Female", "Male"}
+    assert rows["patient_id"].is_unique
+
+
+def test_a_fitted_ctgan_generates_here() -> None:
+    import ctgan
+
+    table = dirty_table(200)[["sex", "visits", "zeros", "smoker"]]
+    for cls in (ctgan.CTGAN, ctgan.TVAE):
+        library = cls(epochs=1, batch_size=100, enable_gpu=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            library.fit(table, ["sex", "smoker"])
+        rows = Synthesizer.from_ctgan(library, seed=0).generate(40, where={"sex": "Male"})
+        assert (rows["sex"] == "Male").all()
+        assert rows.dtypes.equals(table.dtypes)
 
 
 def test_progress_is_told_every_epoch() -> None:
