@@ -284,13 +284,15 @@ class Synthesizer:
             "encoder": self.encoder.to_dict(),
             "encoder_sha256": self.encoder.digest,
             "parameters_sha256": layout.digest,
-            "seed": self.seed,
         }
         write_file(path, Contents("model", meta, tensors))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "auto") -> Synthesizer:
         """Read a model file.
+
+        Generation draws a seed of its own, so that two programs that load the same file do not
+        generate the same rows unless they ask for it.
 
         Args:
             path: What `save` wrote.
@@ -303,7 +305,7 @@ class Synthesizer:
         meta = contents.meta
         try:
             encoder = Encoder.from_dict(meta["encoder"])
-            built = cls(meta["method"], meta["config"], seed=int(meta["seed"]), device=device)
+            built = cls(meta["method"], meta["config"], device=device)
             model = built._adopt(encoder)
             if model.parameters.digest != meta["parameters_sha256"]:
                 raise ModelFileError(f"{path} holds a model of another architecture")
