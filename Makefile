@@ -18,10 +18,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## Train one generator on the flights of three airports and write synthetic ones
 	rm -rf build/demo
 	$(BIN)/python examples/demo_data.py build/demo/airports
-	$(BIN)/genesis federated simulate build/demo/airports/*.csv --rounds 5 --local-epochs 3 \
-		--seed 0 --output build/demo/flights.csv --model build/demo/flights.model \
+	$(BIN)/genesis federated simulate build/demo/airports/*.csv --rounds 5 --local-epochs 2 \
+		--seed 0 --output build/demo/synthetic.csv --model build/demo/flights.model \
 		--json build/demo/rounds.json
-	head -n 5 build/demo/flights.csv
+	head -n 5 build/demo/synthetic.csv
 
 test: $(INSTALLED)  ## Run the tests
 	$(BIN)/python -m pytest
@@ -39,8 +39,12 @@ format: $(INSTALLED)  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(INSTALLED)  ## Run the benchmarks of docs/benchmarks.md
-	$(BIN)/python -m benchmarks
+# Hours for Adult: `make bench TABLE=adult.csv TARGET=income`.
+bench: $(INSTALLED)  ## Run the benchmarks of docs/benchmarks.md on a TABLE with a TARGET column
+	$(BIN)/python -m benchmarks.steps --table $(TABLE)
+	$(BIN)/python -m benchmarks.fit $(TABLE)
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.federation $(TABLE) --target $(TARGET)
 
 clean:  ## Remove everything that make made
 	rm -rf .venv build dist *.egg-info .coverage .hypothesis .import_linter_cache \

@@ -394,9 +394,9 @@ class Encoder:
 
     @property
     def frequencies(self) -> Floats:
-        """(C,) pooled rows of every category that a model can be conditioned on."""
-        discrete = [e.counts for e in self.encodings if not e.has_scalar]
-        return np.concatenate([*discrete, np.empty(0)]).astype(np.float64)
+        """(S,) pooled rows of every code of every block, in the order of the blocks."""
+        counts = [encoding.counts for encoding in self.encodings]
+        return np.concatenate([*counts, np.empty(0)]).astype(np.float64)
 
     def encode(self, table: pd.DataFrame, rng: np.random.Generator) -> Codes:
         """Encode rows.

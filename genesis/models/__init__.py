@@ -141,8 +141,8 @@ def create_model(
         config: Arguments of the model; unknown ones raise.
         device: Where it trains and generates.
         seed: Decides the initial parameters.
-        frequencies: (C,) released counts of the categories of every discrete column, drawn from
-            when rows are generated without a condition; uniform if None.
+        frequencies: (S,) released counts of every code of every block. Conditions are drawn from
+            those of discrete columns when rows are generated; uniform if None.
 
     Raises:
         PlanError: Unknown name, unknown or impossible config.

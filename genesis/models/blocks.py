@@ -16,6 +16,13 @@ from genesis.errors import ConditionError
 __all__ = ["Blocks", "draw_gumbel"]
 
 
+_CALIBRATION_STEPS = 30
+_CALIBRATED = 5e-4
+"""Largest difference of a frequency from the wanted one that needs no further step."""
+
+_RAREST = 1e-9
+
+
 class Blocks:
     """What a batch does with the blocks of a layout.
 
@@ -79,6 +86,33 @@ class Blocks:
         sums = self.members_t @ (self.members @ pd)
         torch.addcmul(pd, p, sums, value=-1, out=d_logits[t:]).mul_(1 / tau)
         return d_logits
+
+    def calibrate(self, logits: Tensor, frequencies: Tensor) -> Tensor:
+        """The shift (S, 1) with which sampled codes are as frequent as they should be.
+
+        With Gumbel noise code j of a block comes with chance p_j = mean over rows of
+        softmax(logits + shift)_j. The shift that makes p the wanted q maximises a concave function
+        (its gradient is q - p), and shift += ln q - ln p climbs it.
+
+        Args:
+            logits: (S, B) of rows that stand for all.
+            frequencies: (S,) counts of every code; a block without any is left alone.
+
+        Returns:
+            Numbers in [-30, 30].
+        """
+        shift = torch.zeros_like(logits[:, :1])
+        counts = frequencies.clamp(min=0).split(self.widths)
+        wanted = torch.cat([c / c.sum() if c.sum() > 0 else torch.ones_like(c) for c in counts])
+        known = torch.cat([(c.sum() > 0).expand(len(c)) for c in counts])
+        chances = torch.empty_like(logits)
+        for _ in range(_CALIBRATION_STEPS):
+            found = self.softmax(logits + shift, out=chances).mean(1)
+            step = wanted.clamp(min=_RAREST).log() - found.clamp(min=_RAREST).log()
+            shift = (shift + (step * known).unsqueeze(1)).clamp(-30, 30)
+            if ((found - wanted) * known).abs().max() < _CALIBRATED:
+                break
+        return shift
 
     def condition_mask(self, condition: Condition | None) -> Tensor | None:
         """(S, 1): 0 where a code is allowed and -inf where it is not; None if nothing is enforced.

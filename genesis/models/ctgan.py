@@ -47,6 +47,7 @@ _BETAS = (0.5, 0.9)
 """Decay of Adam's moments."""
 
 _REFERENCE_SEED = 0
+_CALIBRATION_ROWS = 4096
 """Seed of the rows whose statistics replace those of a batch in generation."""
 
 
@@ -66,6 +67,7 @@ class CTGANConfig:
         batch_size: Rows of a step, a multiple of pac; `LocalTraining.batch_size` goes before it.
         discriminator_steps: Steps of the critic for one of the generator.
         log_frequency: Whether training draws categories by the logarithm of their frequency.
+        calibrate: Whether generated codes are shifted to be as frequent as released counts say.
         verbose: For the caller: whether to show progress.
         epochs: For the caller: passes over the rows.
         pac: Rows that the critic scores together.
@@ -84,6 +86,7 @@ class CTGANConfig:
     batch_size: int = option(500, whole(2))
     discriminator_steps: int = option(1, whole(1))
     log_frequency: bool = option(True, flag)
+    calibrate: bool = option(True, flag)
     verbose: bool = option(False, flag)
     epochs: int = option(300, whole(1))
     pac: int = option(10, whole(1))
@@ -164,6 +167,19 @@ class _Prepared:
         return len(self.hidden)
 
 
+@dataclass(frozen=True)
+class _Folded:
+    """What generation needs beside the parameters, derived from them.
+
+    Args:
+        layers: Weight and bias of every residual layer, batch normalisation folded in.
+        shift: (S, 1) added to the logits of the codes.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
+    shift: Tensor
+
+
 class CTGAN(FlatModel):
     """A conditional GAN on encoded rows.
 
@@ -172,7 +188,8 @@ class CTGAN(FlatModel):
         config: See `CTGANConfig`.
         device: Where it trains and generates.
         seed: Decides the initial parameters.
-        frequencies: (C,) released counts of categories; see `generation_probabilities`.
+        frequencies: (S,) released counts of every code; see `generation_probabilities` and
+            `Blocks.calibrate`.
         dtype: float32; float64 is for tests.
 
     Raises:
@@ -208,7 +225,7 @@ class CTGAN(FlatModel):
             self.weights, self.gradients, c.embedding_dim, layout.condition_width, c.generator_dim
         )
         self.critic = Critic(self.weights, self.gradients, c.discriminator_dim)
-        self._folded: list[tuple[Tensor, Tensor]] | None = None
+        self._folded: _Folded | None = None
         # Block of every condition: column d of the discrete ones is block T + d.
         self._condition_block = self.blocks.block_of_feature[
             layout.width - layout.n_scalars - layout.condition_width :
@@ -232,6 +249,13 @@ class CTGAN(FlatModel):
             betas=_BETAS,
             weight_decay=c.discriminator_decay,
         )
+
+    @property
+    def category_frequencies(self) -> npt.NDArray[np.float64] | None:
+        """(C,) those of the categories that it can be conditioned on, the last of all codes."""
+        if self.frequencies is None:
+            return None
+        return self.frequencies[len(self.frequencies) - self.layout.condition_width :]
 
     @classmethod
     def check_config(cls, config: Mapping[str, Any]) -> None:
@@ -391,26 +415,35 @@ class CTGAN(FlatModel):
         """
         mask = self.blocks.condition_mask(condition)
         if self._folded is None:
-            start = self._hidden_drawer(None)
-            reference = start(self._chunk, seeded(self.device, _REFERENCE_SEED))
-            self._folded = self.generator.fold(reference)
+            self._folded = self._fold()
         folded, start = self._folded, self._hidden_drawer(condition)
         n_scalars = self.layout.n_scalars
+        shift = folded.shift if mask is None else folded.shift + mask
 
         def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            logits = self.generator.folded_logits(start(n, generator), folded)
-            chosen = logits[n_scalars:].add_(self._gumbel(n, generator))
-            if mask is not None:
-                chosen.add_(mask)
+            logits = self.generator.folded_logits(start(n, generator), folded.layers)
+            chosen = logits[n_scalars:].add_(self._gumbel(n, generator)).add_(shift)
             return torch.tanh(logits[:n_scalars]).t(), self.blocks.pick(chosen)
 
         return draw
+
+    def _fold(self) -> _Folded:
+        """Layers without batch normalisation, and calibrated codes, from a reference batch."""
+        start = self._hidden_drawer(None)
+        seed = seeded(self.device, _REFERENCE_SEED)
+        layers = self.generator.fold(start(self._chunk, seed))
+        shift = self._vector.new_zeros(self.blocks.n_softmax, 1)
+        if self.config.calibrate and self.frequencies is not None:
+            logits = self.generator.folded_logits(start(_CALIBRATION_ROWS, seed), layers)
+            wanted = torch.as_tensor(self.frequencies, device=self.device, dtype=self.dtype)
+            shift = self.blocks.calibrate(logits[self.layout.n_scalars :], wanted)
+        return _Folded(layers, shift)
 
     def _hidden_drawer(
         self, condition: Condition | None
     ) -> Callable[[int, torch.Generator], Tensor]:
         """Draws started hidden rows (n, H) for generation."""
-        weights = generation_probabilities(self.layout, self.frequencies, condition)
+        weights = generation_probabilities(self.layout, self.category_frequencies, condition)
         categories = None
         if len(weights):
             categories = Categorical(torch.as_tensor(weights, device=self.device))

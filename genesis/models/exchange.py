@@ -160,7 +160,7 @@ def to_library(model: CTGAN | TVAE, encoder: Encoder) -> Any:
     if isinstance(model, CTGAN):
         library = ctgan.CTGAN(**_options(model.config), enable_gpu=False)
         library._transformer = ReleasedTransformer(encoder)
-        library._data_sampler = ReleasedSampler(layout, model.frequencies)
+        library._data_sampler = ReleasedSampler(layout, model.category_frequencies)
         inputs = model.config.embedding_dim + layout.condition_width
         library._generator = _filled(Generator, inputs, model.config.generator_dim, model)
         return library
