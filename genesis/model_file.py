@@ -67,13 +67,15 @@ def write_file(path: str | os.PathLike[str], contents: Contents) -> None:
     tensors = {name: t.detach().cpu().contiguous() for name, t in contents.tensors.items()}
     stored = Contents(contents.kind, contents.meta, tensors)
     header = {
-        "genesis": str(FORMAT_VERSION),
+        "version": FORMAT_VERSION,
         "kind": stored.kind,
-        "meta": json.dumps(stored.meta, sort_keys=True, ensure_ascii=True),
+        "meta": stored.meta,
         "sha256": stored.digest,
     }
+    # One key, because safetensors writes several in any order: equal models are equal files.
+    text = json.dumps(header, sort_keys=True, ensure_ascii=True)
     with replace_file(path) as temporary:
-        Path(temporary).write_bytes(save(tensors, metadata=header))
+        Path(temporary).write_bytes(save(tensors, metadata={"genesis": text}))
 
 
 def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
@@ -91,27 +93,29 @@ def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
         raise ModelFileError(f"there is no {kind} file {path}", do="check the path")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            header = file.metadata() or {}
+            text = (file.metadata() or {}).get("genesis")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(
             f"{path} is not a {kind} file, or was cut short", do="write or fetch it again"
         ) from error
-    if "genesis" not in header:
+    if text is None:
         raise ModelFileError(f"{path} is not a file of this program", do="check the path")
-    if header["genesis"] != str(FORMAT_VERSION):
+    try:
+        header = json.loads(text)
+        version, found, expected = header["version"], header["kind"], header["sha256"]
+        contents = Contents(kind, header["meta"], tensors)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{path} is damaged", do="write or fetch it again") from error
+    if version != FORMAT_VERSION:
         raise ModelFileError(
             f"{path} has another format",
-            got=f"version {header['genesis']}, this program reads {FORMAT_VERSION}",
+            got=f"version {version}, this program reads {FORMAT_VERSION}",
             do="use the version of the program that wrote it",
         )
-    if header.get("kind") != kind:
-        raise ModelFileError(f"{path} is no {kind}", got=f"a {header.get('kind')}")
-    try:
-        contents = Contents(kind, json.loads(header["meta"]), tensors)
-    except (KeyError, ValueError) as error:
-        raise ModelFileError(f"{path} is damaged", do="write or fetch it again") from error
-    if contents.digest != header.get("sha256"):
+    if found != kind:
+        raise ModelFileError(f"{path} is no {kind}", got=f"a {found}", do="check the path")
+    if contents.digest != expected:
         raise ModelFileError(
             f"{path} was changed after it was written", do="write or fetch it again"
         )

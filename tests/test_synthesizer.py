@@ -60,6 +60,8 @@ def test_chunks_do_not_show(fitted: Synthesizer, monkeypatch: pytest.MonkeyPatch
 def test_a_model_file_gives_the_same_rows(fitted: Synthesizer, tmp_path: Path) -> None:
     fitted.save(tmp_path / "model.pkl")
     again = Synthesizer.load(tmp_path / "model.pkl")
+    fitted.save(tmp_path / "model.twin")
+    assert (tmp_path / "model.twin").read_bytes() == (tmp_path / "model.pkl").read_bytes()
     assert again.generate(40, seed=5).equals(fitted.generate(40, seed=5))
     assert again.schema == fitted.schema
 
@@ -89,9 +91,12 @@ def test_a_model_file_holds_no_critic_and_no_row(tmp_path: Path) -> None:
         (lambda data: data[:20], "cut short"),
         (lambda _: b"not a model at all", "not a model file"),
         (lambda data: data[:-3] + b"\x01\x02\x03", "changed after it was written"),
-        (lambda data: data.replace(b'"genesis":"1"', b'"genesis":"9"'), "version 9"),
+        (lambda data: data.replace(b'\\"version\\": 1', b'\\"version\\": 9'), "version 9"),
         (lambda data: data.replace(b'"genesis"', b'"someone"'), "not a file of this program"),
-        (lambda data: data.replace(b'"kind":"model"', b'"kind":"mudel"'), "is no model"),
+        (
+            lambda data: data.replace(b'\\"kind\\": \\"model', b'\\"kind\\": \\"mudel'),
+            "is no model",
+        ),
     ],
 )
 def test_a_spoilt_model_file_is_refused(

@@ -83,6 +83,13 @@ class Plan:
     encryption: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("config", "aggregation_options"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise PlanError(
+                    f"{name} must map names to values",
+                    got=repr(getattr(self, name)),
+                    do="change it",
+                )
         object.__setattr__(self, "discrete_columns", tuple(self.discrete_columns))
         if self.seed is None:
             object.__setattr__(self, "seed", secrets.randbits(32))

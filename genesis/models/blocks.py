@@ -102,7 +102,7 @@ class Blocks:
             Numbers in [-30, 30].
         """
         shift = torch.zeros_like(logits[:, :1])
-        counts = frequencies.clamp(min=0).split(self.widths)
+        counts = frequencies.clamp(min=0).split_with_sizes(self.widths)
         wanted = torch.cat([c / c.sum() if c.sum() > 0 else torch.ones_like(c) for c in counts])
         known = torch.cat([(c.sum() > 0).expand(len(c)) for c in counts])
         chances = torch.empty_like(logits)

@@ -41,7 +41,7 @@ __all__ = ["ReleasedSampler", "ReleasedTransformer", "Span", "from_library", "to
 _CALLERS = ("enable_gpu", "cuda", "verbose")
 """Options that say how to run a model, not what it is."""
 
-_OURS = ("learning_rate", "sample_codes")
+_OURS = ("calibrate", "learning_rate", "sample_codes")
 """Options that ctgan does not have."""
 
 
@@ -145,8 +145,8 @@ class ReleasedSampler:
 def to_library(model: CTGAN | TVAE, encoder: Encoder) -> Any:
     """A ctgan.CTGAN or ctgan.TVAE that generates what model does.
 
-    Its `sample` differs in two ways that are ctgan's own: a CTGAN normalises each batch by its own
-    statistics, and a TVAE takes a tanh before it compares categories.
+    Its `sample` differs in ways that are ctgan's own: a CTGAN normalises each batch by its own
+    statistics and calibrates nothing, and a TVAE takes the likeliest code instead of drawing one.
 
     Args:
         model: The model.

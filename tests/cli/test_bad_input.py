@@ -191,7 +191,7 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a table": (lambda _: b"age,sex\n1,a\n", "is not a model file"),
     "gzipped": (gzip.compress, "is not a model file"),
     "of another version": (
-        lambda file: file.replace(b'"genesis":"1"', b'"genesis":"2"'),
+        lambda file: file.replace(b'\\"version\\": 1', b'\\"version\\": 2'),
         "has another format; got version 2",
     ),
     "foreign": (lambda _: save({"x": torch.zeros(2)}), "is not a file of this program"),

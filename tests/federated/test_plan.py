@@ -18,6 +18,7 @@ from genesis.federated.plan import Plan
         ({"aggregation": "fedavg", "aggregation_options": {"beta": 1}}, "no option 'beta'"),
         ({"config": {"epoch": 5}}, "did you mean epochs"),
         ({"config": {"batch_size": 505}}, "pac"),
+        ({"config": 5}, "config must map names to values"),
         ({"batch_size": 55}, "pac"),
         ({"n_rounds": 0}, "n_rounds must be a whole number of at least 1"),
         ({"n_rounds": 2.5}, "n_rounds"),

@@ -298,8 +298,10 @@ def test_tvae_steps(mixed, make_rows):
 
 def test_ctgan_generates_by_frequency(mixed):
     """A generator that obeys its condition gives categories as often as they were released."""
-    frequencies = np.array([60.0, 40, 0, 10, 10, 10, 10, 60, 90, 10])
-    model = create_model("ctgan", mixed, SMALL["ctgan"], frequencies=frequencies)
+    frequencies = np.ones(sum(mixed.block_widths))
+    frequencies[-10:] = [60.0, 40, 0, 10, 10, 10, 10, 60, 90, 10]
+    config = {**SMALL["ctgan"], "calibrate": False}
+    model = create_model("ctgan", mixed, config, frequencies=frequencies)
     # Make the output of every category its own condition.
     output = model.weights["generator.seq.2.weight"]
     output.zero_()
@@ -314,3 +316,14 @@ def test_ctgan_generates_by_frequency(mixed):
     assert share == pytest.approx([0.9, 0.1], abs=0.02)
     told = Condition({4: np.array([False, True])}, enforced=False)
     assert (model.generate(100, told, rng()).codes[:, 4] == 1).all()
+
+
+def test_ctgan_calibrates_its_codes(mixed):
+    """Whatever the generator makes, its codes are as frequent as was released."""
+    counts = rng().integers(1, 100, sum(mixed.block_widths)).astype(float)
+    counts[-3] = 0
+    model = create_model("ctgan", mixed, SMALL["ctgan"], frequencies=counts, seed=3)
+    codes = model.generate(40_000, None, rng()).codes
+    for block, wanted in enumerate(np.split(counts, np.cumsum(mixed.block_widths)[:-1])):
+        share = np.bincount(codes[:, block], minlength=len(wanted)) / 40_000
+        assert share == pytest.approx(wanted / wanted.sum(), abs=0.015)
