@@ -79,7 +79,7 @@ def _read_plan(ctx: click.Context, _: click.Parameter, path: Path | None) -> dic
     type=options.SETTING,
     multiple=True,
     metavar="KEY=VALUE",
-    help="Option of that rule, such as server_lr=0.1; repeatable.",
+    help="Option of that rule, such as server_learning_rate=0.1; repeatable.",
 )
 @options.number("--proximal-mu", help="Strength of fedprox.")
 @options.whole("--min-clients", default=Plan.min_clients, help="Clients that every round needs.")

@@ -105,6 +105,12 @@ class Column:
         dtype = pd.api.types.pandas_dtype(self.dtype)
         return not (pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_bool_dtype(dtype))
 
+    @property
+    def plain_dtype(self) -> str:
+        """The dtype that values have as categories: datetimes become text."""
+        dtype = pd.api.types.pandas_dtype(self.dtype)
+        return "object" if pd.api.types.is_datetime64_any_dtype(dtype) else self.dtype
+
     def to_dict(self) -> dict[str, Any]:
         """As values of JSON and TOML: what differs from its default."""
         entry: dict[str, Any] = {}

@@ -52,7 +52,8 @@ class Where:
             ConditionError: A column is unknown, is an id, or can never be what is asked.
         """
         parsed = cls(Condition({}))
-        for name, wanted in where.items():
+        for label, wanted in where.items():
+            name = str(label)
             if name not in encoder.schema.names:
                 raise ConditionError(
                     f"there is no column '{name}'", do=nearest_names(name, encoder.schema.names)
@@ -64,7 +65,7 @@ class Where:
                     do="set a condition on another column",
                 )
             if column.kind is Kind.CONSTANT:
-                if not all(_same(column.value, value) for value in _several(wanted)):
+                if not _is_constant(column, wanted):
                     raise _impossible(column, wanted, f"always {column.value!r}")
                 continue
             block = encoder.block_of[name]
@@ -145,16 +146,28 @@ def _several(wanted: Any) -> list[Any]:
 
 
 def _is_null(value: Any) -> bool:
-    return value is None or value is pd.NaT or (isinstance(value, float) and math.isnan(value))
+    if isinstance(value, float):
+        return math.isnan(value)
+    return any(value is null for null in (None, pd.NaT, pd.NA))
 
 
 def _asks_null(wanted: Any) -> bool:
     return any(_is_null(value) for value in _several(wanted))
 
 
-def _same(value: Any, other: Any) -> bool:
-    """Equality in which a number may be given as text, as on a command line."""
-    return bool(value == other) or str(value) == str(other)
+def _is_constant(column: Column, wanted: Any) -> bool:
+    """Whether the only value of a column is among those asked for."""
+    if column.of in (Kind.NUMERIC, Kind.DATETIME):
+        written = dataclasses.replace(column, kind=column.of, unit=column.unit or "us")
+        value = np.array([_number(written, column.value)])
+        return bool(_inside(value, _intervals(written, wanted))[0])
+    asked = list(wanted) if isinstance(wanted, tuple) else _several(wanted)
+    return any(not _is_null(value) and str(column.value) == _spelled(value) for value in asked)
+
+
+def _spelled(value: Any) -> str:
+    """A wanted label as text."""
+    return str(labels(pd.Series([value], dtype=object), as_text=True)[1][0])
 
 
 def _impossible(column: Column, wanted: Any, known: str) -> ConditionError:
@@ -167,15 +180,25 @@ def _number(column: Column, value: Any) -> float:
     """One wanted value of a numeric or datetime column as the encoder's number."""
     try:
         if column.kind is Kind.DATETIME:
-            values = pd.Series([value])
-            loose = dataclasses.replace(column, format=None)
-            return float(numbers(loose, values)[0])
+            return float(numbers(dataclasses.replace(column, format=None), _date(column, value))[0])
         return float(value)
     except (ValueError, TypeError) as error:
         what = "date" if column.kind is Kind.DATETIME else "number"
         raise ConditionError(
             f"a condition on column '{column.name}' needs a {what}", got=repr(value)
         ) from error
+
+
+def _date(column: Column, value: Any) -> pd.Series[Any]:
+    """One wanted date: read as the column is written, if it is so, and in its time zone."""
+    if column.format is not None and isinstance(value, str):
+        read = pd.to_datetime(pd.Series([value]), format=column.format, errors="coerce")
+        if read.notna().all():
+            return read
+    time, dtype = pd.Timestamp(value), pd.api.types.pandas_dtype(column.dtype)
+    if time.tz is None and isinstance(dtype, pd.DatetimeTZDtype):
+        time = time.tz_localize(dtype.tz)
+    return pd.Series([time])
 
 
 def _shown(column: Column, value: float) -> str:
@@ -249,13 +272,13 @@ def _labels(encoding: DiscreteEncoding, wanted: Any) -> frozenset[Label]:
         if _is_null(value):
             accepted.add(None)
             continue
-        spelled = labels(pd.Series([value], dtype=object), as_text=True)[1][0]
+        spelled = _spelled(value)
         if spelled not in known:
             raise ConditionError(
                 f"no row can have {encoding.column.name} = {value!r}",
-                do=nearest_names(str(spelled), list(known)[:50]),
+                do=nearest_names(spelled, list(known)[:50]),
             )
-        accepted.add(known[str(spelled)])
+        accepted.add(known[spelled])
     return frozenset(accepted)
 
 

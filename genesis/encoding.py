@@ -108,12 +108,17 @@ class NumericEncoding:
         """From the pooled statistics of the column and the mixture fitted on them."""
         rest = statistics.counts.sum()
         weights = mixture.weights if mixture is not None else np.empty(0)
+        # Public bounds may exclude point masses, which then count as the bound.
+        inside = np.clip(statistics.atoms, statistics.lower, statistics.upper)
+        atoms, place = np.unique(inside, return_inverse=True)
+        atom_counts = np.zeros(len(atoms), dtype=np.int64)
+        np.add.at(atom_counts, place, statistics.atom_counts)
         return cls(
             column=column,
             mixture=mixture,
             mode_counts=np.rint(weights * rest).astype(np.int64),
-            atoms=statistics.atoms,
-            atom_counts=statistics.atom_counts,
+            atoms=atoms,
+            atom_counts=atom_counts,
             nulls=statistics.nulls,
             lower=statistics.lower,
             upper=statistics.upper,
@@ -276,6 +281,11 @@ class DiscreteEncoding:
         return False
 
     @property
+    def known(self) -> list[Label]:
+        """All labels, the tail's too, in their order."""
+        return sorted((*self.labels, *self.tail))  # type: ignore[type-var]
+
+    @property
     def counts(self) -> Integers:
         """(width,) pooled rows of the labels, the tail and null."""
         tail = [self.tail_counts.sum()] if self.tail else []
@@ -301,12 +311,16 @@ class DiscreteEncoding:
         rng: np.random.Generator,
         among: frozenset[Label] | None = None,
     ) -> npt.NDArray[Any]:
-        """Labels (n,), None for null; the tail's are drawn by their counts, among some if given."""
+        """Labels (n,), None for null; the tail's are drawn by their counts.
+
+        If some labels are given, the tail's are drawn among them, as long as the tail has any.
+        """
         fixed = np.array([*self.labels, *([None] if self.tail else []), None, None], dtype=object)
         decoded = fixed[codes]
         if self.tail:
             rows = np.flatnonzero(codes == len(self.labels))
             wanted = np.array([among is None or label in among for label in self.tail])
+            wanted |= not wanted.any()  # the model missed what it was told: its row is dropped
             chance = np.cumsum(np.where(wanted, self.tail_counts, 0).astype(np.float64))
             drawn = np.searchsorted(chance, rng.random(len(rows)) * chance[-1], side="right")
             decoded[rows] = np.array(self.tail, dtype=object)[drawn]
@@ -454,9 +468,11 @@ class Encoder:
                 columns[column.name] = as_column(column, keys)
             elif column.kind is Kind.CONSTANT:
                 constant = np.full(n, column.value, dtype=object)
-                columns[column.name] = as_column(column, constant)
+                columns[column.name] = as_column(column, constant, [column.value])
             else:
-                columns[column.name] = as_column(column, values[column.name])
+                encoding = self.encodings[self.block_of[column.name]]
+                known = encoding.known if isinstance(encoding, DiscreteEncoding) else ()
+                columns[column.name] = as_column(column, values[column.name], known)
         return pd.DataFrame(columns, copy=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -488,8 +504,11 @@ def _coarsen(statistics: NumericStatistics) -> tuple[Floats, Floats]:
     """At most 1,024 bins: neighbours join if they share a slot of width and a slot of mass.
 
     Equal width alone would lose the bulk of a column with a long tail, equal mass alone its tail.
+    The few values beyond the bounds are drawn in, as encoding does with them: a mode of a mixture
+    would otherwise tell where a single outlier lies, or be as wide as it is far away.
     """
-    x, n = statistics.positions, statistics.counts.astype(np.float64)
+    x = np.clip(statistics.positions, statistics.lower, statistics.upper)
+    n = statistics.counts.astype(np.float64)
     if len(x) <= FIT_BINS:
         return x, n
     slots = FIT_BINS // 2

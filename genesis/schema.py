@@ -101,12 +101,7 @@ class Schema:
             DataError: There are no rows, or infinities.
         """
         names = _labels(table)
-        discrete = {discrete_columns} if isinstance(discrete_columns, str) else discrete_columns
-        discrete = {str(name) for name in discrete}
-        for name in sorted(discrete - set(names)):
-            raise SchemaError(
-                f"discrete_columns names an unknown column '{name}'", do=nearest_names(name, names)
-            )
+        discrete = _discrete_names(discrete_columns, names)
         if names and table.empty:
             raise DataError("the table has no rows", got=f"{len(names)} columns")
         return cls(
@@ -140,6 +135,25 @@ class Schema:
             tuple(
                 merge_columns({f"client '{client}'": schemas[client][name] for client in clients})
                 for name in first.names
+            )
+        )
+
+    def discretise(self, discrete_columns: Sequence[str]) -> Self:
+        """This schema with some columns as categories, whatever it says of them.
+
+        Constants stay: they have one value anyway.
+
+        Raises:
+            SchemaError: discrete_columns names an unknown column.
+        """
+        discrete = _discrete_names(discrete_columns, self.names)
+        stays = (Kind.CATEGORICAL, Kind.CONSTANT)
+        return type(self)(
+            tuple(
+                Column(c.name, Kind.CATEGORICAL, c.plain_dtype, nulls=c.nulls)
+                if c.name in discrete and c.kind not in stays
+                else c
+                for c in self
             )
         )
 
@@ -299,6 +313,17 @@ def _labels(table: pd.DataFrame) -> list[str]:
     names = [str(name) for name in table.columns]
     _check_unique(names)
     return names
+
+
+def _discrete_names(discrete_columns: Sequence[str], names: Sequence[str]) -> set[str]:
+    """The names in discrete_columns, which are among those of a table."""
+    given = {discrete_columns} if isinstance(discrete_columns, str) else discrete_columns
+    discrete = {str(name) for name in given}
+    for name in sorted(discrete - set(names)):
+        raise SchemaError(
+            f"discrete_columns names an unknown column '{name}'", do=nearest_names(name, names)
+        )
+    return discrete
 
 
 def _check_unique(names: Sequence[str]) -> None:

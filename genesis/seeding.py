@@ -10,7 +10,9 @@ from enum import IntEnum
 
 import numpy as np
 
-__all__ = ["Stream", "generator", "key"]
+from genesis.errors import PlanError
+
+__all__ = ["Stream", "check_seed", "generator", "key"]
 
 
 class Stream(IntEnum):
@@ -20,7 +22,17 @@ class Stream(IntEnum):
     TRAINING = 2
     COHORT = 3
     GENERATION = 4
-    PARTITION = 5
+
+
+def check_seed(seed: int) -> int:
+    """A seed that a user gave.
+
+    Raises:
+        PlanError: It is not a whole number of at least 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise PlanError("seed must be a whole number of at least 0", got=repr(seed), do="change it")
+    return int(seed)
 
 
 def key(seed: int, stream: Stream, *numbers: int) -> tuple[int, ...]:

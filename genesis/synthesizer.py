@@ -22,7 +22,7 @@ from genesis.model_file import Contents, read_file, write_file
 from genesis.models import GenerativeModel, LocalTraining, create_model, model_class
 from genesis.progress import ProgressBar
 from genesis.schema import Schema
-from genesis.seeding import Stream, generator, key
+from genesis.seeding import Stream, check_seed, generator, key
 from genesis.statistics import PooledStatistics, ShardStatistics
 
 __all__ = ["Progress", "Synthesizer"]
@@ -47,7 +47,7 @@ class Synthesizer:
         device: "auto", "cpu" or "cuda".
 
     Raises:
-        PlanError: Unknown method or device, or an impossible config.
+        PlanError: Unknown method or device, or an impossible config, seed or max_categories.
     """
 
     def __init__(
@@ -62,7 +62,9 @@ class Synthesizer:
     ) -> None:
         self.method, self.config = method, dict(config or {})
         self.max_categories, self.device = max_categories, resolve_device(device, self.config)
-        self.seed = secrets.randbits(32) if seed is None else seed
+        self.seed = secrets.randbits(32) if seed is None else check_seed(seed)
+        if max_categories < 2:
+            raise PlanError("max_categories must be at least 2", got=repr(max_categories))
         self.losses: list[dict[str, float]] = []
         model_class(method).check_config(self.config)
         self._schema = schema
@@ -90,12 +92,14 @@ class Synthesizer:
         """
         if len(table) < 2:
             raise DataError(
-                "there is too little to learn from", got=f"{len(table)} rows", do="add rows"
+                "there is too little to learn from",
+                got="one row" if len(table) else "no rows",
+                do="add rows",
             )
         if self._schema is None:
-            schema = Schema.infer(table, list(discrete_columns)).settle()
+            schema = Schema.infer(table, discrete_columns).settle()
         else:
-            schema = self._schema.settle()
+            schema = self._schema.discretise(discrete_columns).settle()
         table = schema.conform(table)
         shard = ShardStatistics(schema, table)
         pooled = PooledStatistics(schema, [shard.labels()])
@@ -212,7 +216,7 @@ class Synthesizer:
             n rows with the columns, order and types of the table that was learned.
 
         Raises:
-            PlanError: n is negative, or nothing was fitted yet.
+            PlanError: n or seed is negative, or nothing was fitted yet.
             ConditionError: No row can satisfy where.
         """
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
@@ -223,7 +227,7 @@ class Synthesizer:
             rng = generator(self.seed, Stream.GENERATION, 0, self._calls)
             self._calls += 1
         else:
-            rng = generator(seed, Stream.GENERATION, 1)
+            rng = generator(check_seed(seed), Stream.GENERATION, 1)
         tables = []
         for start in range(0, max(n, 1), CHUNK_ROWS):
             size = min(CHUNK_ROWS, n - start)
@@ -305,7 +309,8 @@ class Synthesizer:
         meta = contents.meta
         try:
             encoder = Encoder.from_dict(meta["encoder"])
-            built = cls(meta["method"], meta["config"], device=device)
+            # "auto" is what there is here, whatever the config wanted where it was trained.
+            built = cls(meta["method"], meta["config"], device=resolve_device(device))
             model = built._adopt(encoder)
             if model.parameters.digest != meta["parameters_sha256"]:
                 raise ModelFileError(f"{path} holds a model of another architecture")

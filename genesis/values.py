@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -80,12 +81,13 @@ def labels(values: pd.Series[Any], as_text: bool = False) -> tuple[Integers, lis
     return codes.astype(np.int64), found
 
 
-def as_column(column: Column, values: npt.NDArray[Any]) -> Any:
+def as_column(column: Column, values: npt.NDArray[Any], known: Sequence[Label] = ()) -> Any:
     """Decoded values (n,) as the table had them: the column's dtype, its text format for dates.
 
     Args:
         column: The column.
         values: float64 with NaN for null, or labels as objects with None for null.
+        known: All labels that the column may have: the categories of pandas' categories.
     """
     if column.kind is Kind.DATETIME:
         return _as_datetimes(column, values)
@@ -96,6 +98,8 @@ def as_column(column: Column, values: npt.NDArray[Any]) -> Any:
             # Nulls where the table had none to hold: pandas' nullable type of the same name.
             nullable = "boolean" if dtype.kind == "b" else dtype.name.title().replace("Ui", "UI")
             return pd.array(_with_none(values, null), dtype=nullable)
+        if dtype.kind in "iu" and values.dtype == object:
+            return values.astype(dtype)  # labels, which float64 could not hold beyond 2^53
         if dtype.kind in "iu":
             return np.rint(values.astype(np.float64)).astype(dtype)
         if dtype.kind == "b":
@@ -108,7 +112,7 @@ def as_column(column: Column, values: npt.NDArray[Any]) -> Any:
         text[null] = np.nan
         return text
     if isinstance(dtype, pd.CategoricalDtype):
-        return pd.Categorical(_with_none(values, null))
+        return pd.Categorical(_with_none(values, null), categories=known)
     if values.dtype == np.float64 and pd.api.types.is_integer_dtype(dtype):
         values = np.rint(values)
     return pd.array(_with_none(values, null), dtype=dtype)

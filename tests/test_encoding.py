@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genesis.encoding import Encoder
-from genesis.schema import Schema
+from genesis.encoding import Encoder, NumericEncoding
+from genesis.schema import Column, Kind, Schema
 from tests.dirty import dirty_table
 from tests.test_statistics import pool
 
@@ -176,3 +176,46 @@ def test_the_encoder_holds_no_extreme_of_a_single_row() -> None:
     text = json.dumps(encoder_of(table).to_dict())
     for value in (*np.sort(table["x"])[[0, -1]], *table["y"][:50]):
         assert repr(float(value)) not in text
+
+
+def test_a_single_outlier_neither_widens_the_modes_nor_is_one() -> None:
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"x": rng.normal(50, 1, 1000), "y": np.round(rng.lognormal(10, 0.4, 1000))}
+    )
+    table.loc[0, ["x", "y"]] = 1e30, 5_000_003
+    encoder = encoder_of(table)
+    for name in ("x", "y"):
+        encoding = encoder.encodings[encoder.block_of[name]]
+        assert isinstance(encoding, NumericEncoding)
+        assert encoding.mixture is not None
+        assert encoding.mixture.means.max() <= encoding.upper < table[name].max()
+    decoded = round_trip(encoder, table)
+    assert (decoded["x"] - table["x"])[1:].abs().max() < 2
+
+
+def test_public_bounds_hold_for_point_masses_too() -> None:
+    values = [*np.round(np.linspace(1, 99, 180), 1), *[500.0] * 10, *[700.0] * 10]
+    schema = Schema(
+        (
+            Column("x", Kind.NUMERIC, "float64", decimals=1, lower=0, upper=100),
+            Column("y", Kind.NUMERIC, "float64"),
+        )
+    )
+    table = pd.DataFrame({"x": values, "y": np.linspace(0, 1, 200)})
+    encoder = Encoder.fit(pool(schema, [table]))
+    decoded = round_trip(encoder, table)["x"]
+    encoding = encoder.encodings[encoder.block_of["x"]]
+    assert isinstance(encoding, NumericEncoding)
+    assert encoding.atoms.tolist() == [100]
+    assert decoded.between(0, 100).all()
+    assert (decoded == 100).sum() == 20
+    assert encoding.counts.sum() == pytest.approx(200, abs=2)
+
+
+def test_labels_beyond_the_precision_of_floats() -> None:
+    table = pd.DataFrame({"n": [2**60 + 1, 2**60 + 2, 2**62 + 3] * 10, "c": 2**60 + 7})
+    table["x"] = np.arange(30) % 7
+    pd.testing.assert_frame_equal(
+        round_trip(encoder_of(table, ("n",)), table)[["n", "c"]], table[["n", "c"]]
+    )

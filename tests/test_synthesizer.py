@@ -213,3 +213,33 @@ def test_what_cannot_be_asked() -> None:
         Synthesizer().fit(pd.DataFrame({"x": [1.0]}))
     with pytest.raises(PlanError, match="at least 0"):
         Synthesizer("ctgan", QUICK).fit(dirty_table(60)).generate(-1)
+    with pytest.raises(PlanError, match="seed"):
+        Synthesizer("ctgan", QUICK, seed=-1)
+    with pytest.raises(PlanError, match="seed"):
+        Synthesizer("ctgan", QUICK).fit(dirty_table(60)).generate(1, seed=-1)
+    with pytest.raises(PlanError, match="max_categories"):
+        Synthesizer("ctgan", QUICK, max_categories=1)
+
+
+def test_categories_are_the_same_in_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genesis.synthesizer.CHUNK_ROWS", 7)
+    table = pd.DataFrame({"c": pd.Categorical(list("abcdefghij") * 10), "x": np.arange(100) % 7})
+    rows = Synthesizer("ctgan", QUICK, seed=0).fit(table).generate(50)
+    assert rows.dtypes.equals(table.dtypes)
+
+
+def test_discrete_columns_go_before_the_schema() -> None:
+    table = dirty_table(100)
+    synthesizer = Synthesizer("ctgan", QUICK, schema=Schema.infer(table), seed=0)
+    for columns in (["visits"], "visits"):
+        synthesizer.fit(table, discrete_columns=columns)
+        assert str(synthesizer.schema["visits"].kind) == "categorical"
+    with pytest.raises(SchemaError, match="did you mean visits"):
+        synthesizer.fit(table, discrete_columns=["visit"])
+
+
+def test_a_model_that_was_trained_on_a_gpu_loads_without_one(tmp_path: Path) -> None:
+    synthesizer = Synthesizer("ctgan", QUICK, seed=0).fit(dirty_table(60))
+    synthesizer.config["cuda"] = "cuda:0"
+    synthesizer.save(tmp_path / "model")
+    assert len(Synthesizer.load(tmp_path / "model").generate(3)) == 3

@@ -68,7 +68,7 @@ class Checkpoint:
         }
         write_file(directory / FILE, Contents("checkpoint", meta, self.state.to_tensors()))
         kept = self.folder(directory, len(self.reports))
-        for old in directory.glob("round-*"):
+        for old in directory.glob("round-[0-9][0-9][0-9][0-9][0-9]"):
             if old != kept:
                 shutil.rmtree(old, ignore_errors=True)
 
@@ -97,7 +97,7 @@ class Checkpoint:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"{directory} holds a damaged checkpoint") from error
-        _check_same(meta["plan"], plan)
+        _check_same(meta["plan"], plan, len(reports))
         return checkpoint
 
 
@@ -115,7 +115,7 @@ def _report(values: Mapping[str, object]) -> RoundReport:
     return RoundReport(**tuples)  # type: ignore[arg-type]
 
 
-def _check_same(before: Mapping[str, object], plan: Plan) -> None:
+def _check_same(before: Mapping[str, object], plan: Plan, played: int) -> None:
     """A run continues under the plan it began with; only how long it lasts may change."""
     now = plan.to_dict()
     for name, value in now.items():
@@ -126,11 +126,13 @@ def _check_same(before: Mapping[str, object], plan: Plan) -> None:
             got=f"{value!r} instead of {before.get(name)!r}",
             do="continue with the same choices, or start anew",
         )
-    same_epochs = dataclasses.replace(plan, n_rounds=int(str(before["n_rounds"])))
-    changed = same_epochs.epochs_per_round != plan.epochs_per_round
+    shorter = dataclasses.replace(plan, n_rounds=int(str(before["n_rounds"])))
+    changed = shorter.epochs_per_round != plan.epochs_per_round
+    changed |= any(shorter.synchronized(r) != plan.synchronized(r) for r in range(played))
     if before["n_rounds"] != plan.n_rounds and (changed or plan.lr_schedule != "constant"):
         raise PlanError(
             "with another number of rounds the earlier rounds would have been others",
             got=f"{plan.n_rounds} rounds instead of {before['n_rounds']}",
-            do="set local_epochs and a constant lr_schedule, or keep the number of rounds",
+            do="set local_epochs, a constant lr_schedule and sync_every 1, or keep the number of "
+            "rounds",
         )

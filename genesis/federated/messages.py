@@ -30,7 +30,7 @@ class Request:
     """What the server asks of one client.
 
     Args:
-        kind: "describe", "range", "count", "train" or "finish": see `shard.handle`.
+        kind: "describe", "labels", "count", "prepare", "train", …: see `shard`.
         round: Number of the round, from 0.
         meta: JSON values.
         arrays: Numbers.

@@ -85,10 +85,11 @@ class Federation:
                 schema = self._agree_on_schema(clients)
                 self.encoder = self._fit_encoder(schema, clients)
             else:
+                _check_clients(clients, checkpoint.numbers)
                 self._numbers = dict(checkpoint.numbers)
                 self._ask_labels(clients, checkpoint.encoder.schema)
                 self.encoder = checkpoint.encoder
-            clients = self._prepare(clients)
+            self._prepare(clients)
         self._begin(checkpoint)
         try:
             for callback in self.callbacks:
@@ -101,10 +102,12 @@ class Federation:
                     self.reports.append(self._play(round, clients))
                     for callback in self.callbacks:
                         callback.on_round_complete(self, self.reports[-1])
-            self._finish(clients)
         finally:
+            # Before the clients' parameters become the final ones: a callback may save them.
             for callback in self.callbacks:
                 callback.on_run_end(self, self.reports)
+        self._average_rest(clients)
+        self._finish(clients)
 
     # --- for callbacks ---
 
@@ -158,13 +161,12 @@ class Federation:
         return clients
 
     def _agree_on_schema(self, clients: list[str]) -> Schema:
-        """What the clients say about their columns, made one."""
+        """What the operator says about the columns; else what the clients say, made one."""
+        if self.schema is not None:
+            return self.schema.discretise(self.plan.discrete_columns).settle()
         meta = {"discrete_columns": list(self.plan.discrete_columns)}
         replies = self._exchange(self._request_each(clients, "describe", meta))
         self._require(replies, "describe its table")
-        self.rows = {reply.client_id: int(reply.meta["rows"]) for reply in replies}
-        if self.schema is not None:
-            return self.schema
         found = {reply.client_id: Schema.from_dict(reply.meta["schema"]) for reply in replies}
         return Schema.merge(found).settle()
 
@@ -191,8 +193,8 @@ class Federation:
 
     # --- the model ---
 
-    def _prepare(self, clients: list[str]) -> list[str]:
-        """Every client encodes its rows; those that fail stay out of the run."""
+    def _prepare(self, clients: list[str]) -> None:
+        """Every client encodes its rows and builds the model."""
         assert self.encoder is not None
         model = create_model(
             self.plan.method,
@@ -220,7 +222,6 @@ class Federation:
                     f"client '{reply.client_id}' builds another model from the same plan",
                     do="give server and clients the same version",
                 )
-        return clients
 
     def _begin(self, checkpoint: Checkpoint | None) -> None:
         """Start from the checkpoint, if there is one."""
@@ -242,21 +243,16 @@ class Federation:
         self._raise_divergence(round, replies)
         answered = [reply for reply in replies if not reply.error]
         send = self.plan.synchronized(round)
-        updates: list[Update] = []
-        for reply in answered:
-            try:
-                updates.append(self._update(reply, send))
-            except FederationError as error:
-                failed[reply.client_id] = str(error)
+        updates = self._updates(answered, send, failed)
         for client, reason in failed.items():
             log.warning("round %d: client '%s' failed: %s", round + 1, client, reason)
         survivors = [update.client_id for update in updates]
         dropped = tuple(sorted(set(cohort) - set(survivors) - set(failed)))
+        if dropped:
+            log.warning("round %d: no answer from %s", round + 1, ", ".join(dropped))
         self._enough(survivors, f"finished round {round + 1}", failed)
         if send != ():
-            assert self.state is not None
-            participation = len(updates) / len(clients)
-            self.state = aggregate(self.plan.aggregator(), self.state, updates, participation)
+            self._step(updates, clients)
         self._last_cohort = frozenset(survivors)
         self._used = (self._used - frozenset(cohort)) | self._last_cohort
         return RoundReport(
@@ -268,6 +264,28 @@ class Federation:
             dropped=dropped,
             seconds=time.perf_counter() - started,
         )
+
+    def _step(self, updates: Sequence[Update], clients: Sequence[str]) -> None:
+        """One step of the rule, on the updates of some of the clients."""
+        assert self.state is not None
+        participation = len(updates) / len(clients)
+        self.state = aggregate(self.plan.aggregator(), self.state, updates, participation)
+
+    def _average_rest(self, clients: Sequence[str]) -> None:
+        """Average what a run that was stopped early has not, as its last round would have."""
+        if not self.reports:
+            return
+        sent = self.plan.synchronized(len(self.reports) - 1)
+        wanted = self.plan.synchronized(self.plan.n_rounds - 1)
+        rest = wanted if sent == () else tuple(p for p in wanted or () if p not in (sent or ()))
+        if rest == ():
+            return
+        meta = {"send": None if rest is None else list(rest)}
+        replies = self._exchange(self._request_each(sorted(self._last_cohort), "collect", meta))
+        failed = {reply.client_id: reply.error for reply in replies if reply.error}
+        updates = self._updates([r for r in replies if not r.error], rest, failed)
+        self._enough([update.client_id for update in updates], "sent what they trained", failed)
+        self._step(updates, clients)
 
     def _cohort(self, round: int, clients: list[str]) -> list[str]:
         """The clients of a round: all of them, or a random share."""
@@ -317,6 +335,21 @@ class Federation:
         assert self._layout is not None
         known = self._layout.parts
         return [place for name, place in known.items() if parts is None or name in parts]
+
+    def _updates(
+        self,
+        replies: Sequence[Reply],
+        send: tuple[str, ...] | None,
+        failed: dict[str, str],
+    ) -> list[Update]:
+        """Replies as updates; those that make no sense are added to the failed instead."""
+        updates: list[Update] = []
+        for reply in replies:
+            try:
+                updates.append(self._update(reply, send))
+            except FederationError as error:
+                failed[reply.client_id] = str(error)
+        return updates
 
     def _update(self, reply: Reply, send: tuple[str, ...] | None) -> Update:
         """A client's reply as an update of the whole vector; parts it kept count as unchanged.
@@ -433,6 +466,18 @@ class Federation:
         started = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - started
+
+
+def _check_clients(clients: Sequence[str], before: Mapping[str, int]) -> None:
+    """A run continues with the clients that it began with."""
+    missing = [f"no '{client}'" for client in sorted(set(before) - set(clients))]
+    extra = [f"'{client}' besides" for client in sorted(set(clients) - set(before))]
+    if missing or extra:
+        raise FederationError(
+            "the checkpoint was made with other clients",
+            got=", ".join([*missing, *extra]),
+            do="continue with the same tables under the same names, or start anew",
+        )
 
 
 def _sum_answers(replies: Sequence[Reply], sizes: Sequence[int]) -> list[npt.NDArray[np.int64]]:

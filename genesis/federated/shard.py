@@ -7,6 +7,9 @@ The rows never leave the shard. What does, in the order of a run:
     count       how many of its values lie in given bins or carry given labels
     prepare     the number of its rows; then it has encoded them
     train       parameters after local training, and losses
+    collect     parameters that it has trained and not sent, when a run is stopped early
+    checkpoint  nothing: it keeps what it remembers in a file of its own
+    restore     nothing: it has read that file
     finish      nothing: it has received the final model
 """
 
@@ -88,6 +91,7 @@ class Shard:
             "count": self._count,
             "prepare": self._prepare,
             "train": self._train,
+            "collect": self._collect,
             "checkpoint": self._checkpoint,
             "restore": self._restore,
             "finish": self._finish,
@@ -190,6 +194,15 @@ class Shard:
             self.client_id,
             meta={"rows": len(codes), "metrics": metrics | self._measured},
             arrays=arrays,
+        )
+
+    def _collect(self, request: Request) -> Reply:
+        """Parameters as they are; the losses are those of the last round."""
+        model, _ = self._ready()
+        vector = model.get_vector()
+        sent = torch.cat([vector[place] for place in _places(model, request.meta["send"])])
+        return Reply(
+            self.client_id, meta={"metrics": self._measured}, arrays={"vector": sent.numpy()}
         )
 
     def _correction(self, request: Request, size: int) -> Tensor | None:

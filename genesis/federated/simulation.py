@@ -62,6 +62,7 @@ class FederatedSynthesizer:
                 raise PlanError(f"there is no argument '{name}'", do=nearest_names(name, known))
         self._seeded = choices.get("seed") is not None
         self.plan = Plan(method=method, config=dict(config or {}), **choices)
+        self._choices = self.plan  # those of every fit; self.plan is that of the last one
         self.device = resolve_device(device, config)
         self.history: list[RoundReport] = []
         self.seconds: dict[str, float] = {}
@@ -95,12 +96,12 @@ class FederatedSynthesizer:
         tables = _named(datasets)
         changes: dict[str, Any] = {}
         if discrete_columns:
-            both = (*self.plan.discrete_columns, *discrete_columns)
+            named = [discrete_columns] if isinstance(discrete_columns, str) else discrete_columns
+            both = (*self._choices.discrete_columns, *named)
             changes["discrete_columns"] = tuple(dict.fromkeys(both))
         if resume_from is not None and not self._seeded:
             changes["seed"] = checkpoint_seed(Path(resume_from))
-        if changes:
-            self.plan = dataclasses.replace(self.plan, **changes)
+        self.plan = dataclasses.replace(self._choices, **changes)
         shards = {name: Shard(name, table, device=self.device) for name, table in tables.items()}
         federation = Federation(
             self.plan, InProcessTransport(shards), tuple(self._callbacks), self._schema

@@ -53,7 +53,7 @@ _CALIBRATION_ROWS = 4096
 
 @dataclass(frozen=True)
 class CTGANConfig:
-    """The arguments of ctgan.CTGAN, with its defaults.
+    """The arguments of ctgan.CTGAN, with its defaults but for pac, and two more.
 
     Args:
         embedding_dim: Number of latent numbers of a row.
@@ -70,7 +70,8 @@ class CTGANConfig:
         calibrate: Whether generated codes are shifted to be as frequent as released counts say.
         verbose: For the caller: whether to show progress.
         epochs: For the caller: passes over the rows.
-        pac: Rows that the critic scores together.
+        pac: Rows that the critic scores together. The library's default is 10; scoring fewer
+            together gave better rows at every number of clients that was measured.
         enable_gpu: For the caller: whether to use a GPU if there is one.
         cuda: For the caller: older name of enable_gpu, or a device.
     """
@@ -89,7 +90,7 @@ class CTGANConfig:
     calibrate: bool = option(True, flag)
     verbose: bool = option(False, flag)
     epochs: int = option(300, whole(1))
-    pac: int = option(10, whole(1))
+    pac: int = option(2, whole(1))
     enable_gpu: bool = option(True, flag)
     cuda: bool | str | None = option(None, device_choice)
 

@@ -20,12 +20,20 @@ from genesis import (
     TrainingError,
 )
 from genesis.federated.aggregation import AGGREGATORS
-from genesis.federated.callbacks import CheckpointCallback, EarlyStopping, MetricsCallback
+from genesis.federated.callbacks import (
+    Callback,
+    CheckpointCallback,
+    EarlyStopping,
+    MetricsCallback,
+    RoundReport,
+    Run,
+)
 from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
 from genesis.federated.rounds import Federation
 from genesis.federated.shard import Shard
 from genesis.federated.transport.in_process import InProcessTransport
+from genesis.schema import Column, Kind, Schema
 from tests.dirty import QUICK, QUICK_TVAE, dirty_table
 
 CONFIGS: dict[str, dict[str, Any]] = {"ctgan": QUICK, "tvae": QUICK_TVAE}
@@ -359,3 +367,86 @@ def test_an_unexpected_failure_never_quotes_the_table() -> None:
     assert str(reply.error).startswith("an unexpected ")
     assert "unknown kind" in str(shard.handle(Request("dance")).error)
     assert "before" in str(shard.handle(Request("train")).error)
+
+
+class Stop(Callback):
+    """Stops the run after its second round."""
+
+    def on_round_complete(self, run: Run, report: RoundReport) -> None:
+        if report.round_num == 2:
+            run.stop("enough for today")
+
+
+SPARSE: list[dict[str, Any]] = [
+    {"sync_every": 4},
+    {"synchronize": "discriminator"},
+    {"synchronize": "discriminator", "sync_every": 4},
+    {"synchronize": "generator", "sync_every": 4},
+]
+"""Runs whose clients hold what the server lacks, until the last round."""
+
+
+@pytest.mark.parametrize("extra", SPARSE)
+def test_a_stopped_run_ends_as_if_its_last_round_had_been_planned_so(extra: dict[str, Any]) -> None:
+    choices: dict[str, Any] = {"local_epochs": 1, "seed": 4, **extra}
+    stopped = FederatedSynthesizer("ctgan", QUICK, n_rounds=5, callbacks=[Stop()], **choices)
+    planned = FederatedSynthesizer("ctgan", QUICK, n_rounds=2, **choices)
+    one, other = vector_of(stopped.fit(shards(3))), vector_of(planned.fit(shards(3)))
+    generator = stopped.model.model.parameters.parts["generator"]
+    assert torch.equal(one[generator], other[generator])
+    assert torch.allclose(one, other, atol=1e-6)  # critics averaged before are averaged again
+    assert len(stopped.history) == 2
+
+
+@pytest.mark.parametrize("extra", [{"synchronize": "generator"}, *SPARSE])
+def test_the_checkpoint_of_a_stopped_run_holds_what_clients_kept(
+    extra: dict[str, Any], tmp_path: Path
+) -> None:
+    choices: dict[str, Any] = {"n_rounds": 5, "local_epochs": 1, "seed": 4, **extra}
+    straight = FederatedSynthesizer("ctgan", QUICK, **choices).fit(shards(3))
+    callbacks = [CheckpointCallback(tmp_path, every=5), Stop()]
+    FederatedSynthesizer("ctgan", QUICK, callbacks=callbacks, **choices).fit(shards(3))
+    resumed = FederatedSynthesizer("ctgan", QUICK, **choices).fit(shards(3), resume_from=tmp_path)
+    assert torch.equal(vector_of(resumed), vector_of(straight))
+
+
+def test_a_run_continues_only_as_it_began(tmp_path: Path) -> None:
+    """With the same clients, and with averages where they were; and it deletes only its own."""
+    (tmp_path / "round-table").mkdir()
+    choices: dict[str, Any] = {"local_epochs": 1, "sync_every": 3, "seed": 0}
+    first = FederatedSynthesizer(
+        "ctgan", QUICK, n_rounds=2, callbacks=[CheckpointCallback(tmp_path)], **choices
+    )
+    first.fit(shards(2))
+    assert (tmp_path / "round-table").is_dir()
+    with pytest.raises(PlanError, match="sync_every 1"):
+        FederatedSynthesizer("ctgan", QUICK, n_rounds=5, **choices).fit(
+            shards(2), resume_from=tmp_path
+        )
+    again = FederatedSynthesizer("ctgan", QUICK, n_rounds=2, **choices)
+    with pytest.raises(FederationError, match="'client_3' besides"):
+        again.fit(shards(3), resume_from=tmp_path)
+    with pytest.raises(FederationError, match="no 'client_2'"):
+        again.fit(shards(1), resume_from=tmp_path)
+
+
+def test_with_a_schema_nothing_is_inferred() -> None:
+    table = pd.DataFrame({"code": [*["1", "2"] * 45, *["x"] * 10], "n": np.arange(100) % 13})
+    with pytest.raises(SchemaError, match="mixes numbers and text"):
+        FederatedSynthesizer("ctgan", QUICK, n_rounds=1).fit([table])
+    schema = Schema(
+        (Column("code", Kind.CATEGORICAL, "object"), Column("n", Kind.NUMERIC, "int64", 0))
+    )
+    synthesizer = FederatedSynthesizer("ctgan", QUICK, n_rounds=1, schema=schema, seed=0)
+    synthesizer.fit([table, table], discrete_columns=["n"])
+    assert synthesizer.schema["n"].kind is Kind.CATEGORICAL
+    ids = Schema((Column("n", Kind.ID, "int64", format="integer"),))
+    with pytest.raises(SchemaError, match="no column can be learnt"):
+        FederatedSynthesizer("ctgan", QUICK, n_rounds=1, schema=ids).fit([table[["n"]]])
+
+
+def test_every_fit_begins_with_the_choices_of_its_synthesizer() -> None:
+    synthesizer = FederatedSynthesizer("ctgan", QUICK, n_rounds=1, seed=0)
+    synthesizer.fit(shards(1), discrete_columns="visits")
+    synthesizer.fit([table.drop(columns="visits") for table in shards(1)])
+    assert "visits" not in synthesizer.schema

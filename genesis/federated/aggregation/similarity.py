@@ -33,7 +33,7 @@ class Similarity(FedAvg):
     all clients equal the pool says nothing and is left out.
 
     The server has only the pooled statistics, so each client measures its own D_k against them and
-    sends it as metrics "divergence.0", "divergence.1", …, in the order of the schema's columns. A
+    sends it as metrics "divergence.0", "divergence.1", …, in the order of the encoder's columns. A
     client can lie about it: this is a remedy for skew, not for attacks.
     """
 
