@@ -273,6 +273,8 @@ def _labels(encoding: DiscreteEncoding, wanted: Any) -> frozenset[Label]:
             accepted.add(None)
             continue
         spelled = _spelled(value)
+        if encoding.column.kind is Kind.BOOLEAN:  # true, TRUE: as other programs write it
+            spelled = spelled.capitalize()
         if spelled not in known:
             raise ConditionError(
                 f"no row can have {encoding.column.name} = {value!r}",

@@ -67,12 +67,8 @@ def fit_mixtures(
     """
     if not points:
         return []
-    centres = [float(np.average(x, weights=w)) for x, w in zip(points, counts, strict=True)]
-    scales = [
-        float(np.sqrt(np.average((x - c) ** 2, weights=w))) or max(abs(c), 1.0) * 1e-6
-        for x, w, c in zip(points, counts, centres, strict=True)
-    ]
-    standardised = [(x - c) / s for x, c, s in zip(points, centres, scales, strict=True)]
+    places = [_place_and_scale(x, w) for x, w in zip(points, counts, strict=True)]
+    standardised = [(x - place) / scale for x, (place, scale) in zip(points, places, strict=True)]
     x, w = _stack(standardised, device), _stack(counts, device)
     columns = len(x)
     posterior = _fit(x.repeat(RESTARTS, 1), w.repeat(RESTARTS, 1), components)
@@ -84,15 +80,30 @@ def fit_mixtures(
     deviations = posterior.variance[best].sqrt().cpu().numpy()
     mixtures = []
     for i in range(columns):
-        keep = weights[i] > min_weight
+        keep, (place, scale) = weights[i] > min_weight, places[i]
         mixtures.append(
             Mixture(
                 weights=weights[i][keep] / weights[i][keep].sum(),
-                means=means[i][keep] * scales[i] + centres[i],
-                deviations=deviations[i][keep] * scales[i],
+                means=means[i][keep] * scale + place,
+                deviations=deviations[i][keep] * scale,
             )
         )
     return mixtures
+
+
+def _place_and_scale(x: Floats, w: Floats) -> tuple[float, float]:
+    """Median and spread of a histogram, as robust as mean and standard deviation are not.
+
+    The prior of every component is as wide as the spread. A few codes of 999,999,999 would make a
+    standard deviation so large that the components of all other values became one.
+    """
+    order = np.argsort(x)
+    below = np.cumsum(w[order])
+    low, median, high = (x[order][np.searchsorted(below, p * below[-1])] for p in (0.25, 0.5, 0.75))
+    normal_range = 1.349  # interquartile range of N(0, 1)
+    spread = (high - low) / normal_range
+    spread = spread or np.sqrt(np.average((x - median) ** 2, weights=w))
+    return float(median), float(spread) or max(abs(float(median)), 1.0) * 1e-6
 
 
 def _stack(rows: Sequence[Floats], device: str | torch.device) -> Tensor:
@@ -157,20 +168,15 @@ class _Posterior:
 
 def _fit(x: Tensor, w: Tensor, components: int) -> _Posterior:
     """Coordinate ascent from a k-means start until the evidence bound stands still."""
-    total = w.sum(1)
-    prior_mean = (w * x).sum(1) / total
-    prior_variance = (w * (x - prior_mean[:, None]).square()).sum(1) / (total - 1).clamp_min(1)
-    prior_variance = prior_variance.clamp_min(VARIANCE_FLOOR)
-    prior = (prior_mean, prior_variance)
-    everything = _maximise(x, w, prior, _kmeans_start(x, w, components))
+    everything = _maximise(x, w, _kmeans_start(x, w, components))
     running = torch.arange(len(x), device=x.device)
     for _ in range(MAX_ITERATIONS):
-        q, prior_here = everything.take(running), (prior[0][running], prior[1][running])
+        q = everything.take(running)
         x_here, w_here = x[running], w[running]
         log_r = q.log_responsibilities(x_here)
         r = log_r.exp()
         entropy = -torch.einsum("ckm,ckm,cm->c", r, log_r, w_here)
-        new = _maximise(x_here, w_here, prior_here, r)
+        new = _maximise(x_here, w_here, r)
         new.bound = entropy + _log_normalisers(new)
         everything.put(running, new)
         # A column stops by itself, so that its mixture never depends on the columns beside it.
@@ -180,9 +186,8 @@ def _fit(x: Tensor, w: Tensor, components: int) -> _Posterior:
     return everything
 
 
-def _maximise(x: Tensor, w: Tensor, prior: tuple[Tensor, Tensor], r: Tensor) -> _Posterior:
-    """The posterior of responsibilities r (Bishop eq. 10.51-10.63)."""
-    prior_mean, prior_variance = (value[:, None] for value in prior)
+def _maximise(x: Tensor, w: Tensor, r: Tensor) -> _Posterior:
+    """The posterior of responsibilities r (Bishop eq. 10.51-10.63); a priori N(0, 1)."""
     weighted = r * w[:, None, :]
     n = weighted.sum(2) + 10 * torch.finfo(x.dtype).eps
     mean = torch.einsum("ckm,cm->ck", weighted, x) / n
@@ -190,12 +195,12 @@ def _maximise(x: Tensor, w: Tensor, prior: tuple[Tensor, Tensor], r: Tensor) -> 
     spread = torch.einsum("ckm,ckm->ck", weighted, deviation) / n + VARIANCE_FLOOR
     kappa, nu = 1 + n, 1 + n
     after = n.flip(1).cumsum(1).flip(1) - n
-    scatter = prior_variance + n * spread + n / kappa * (mean - prior_mean).square()
+    scatter = 1 + n * spread + n / kappa * mean.square()
     return _Posterior(
         stick_a=1 + n,
         stick_b=WEIGHT_PRIOR + after,
         mean_precision=kappa,
-        mean=(prior_mean + n * mean) / kappa,
+        mean=n * mean / kappa,
         degrees=nu,
         variance=scatter / nu,
         bound=torch.full_like(n[:, 0], -math.inf),

@@ -19,7 +19,7 @@ from genesis.devices import resolve_device
 from genesis.encoding import Encoder
 from genesis.errors import DataError, GenesisError, ModelFileError, PlanError, TrainingError
 from genesis.model_file import Contents, read_file, write_file
-from genesis.models import GenerativeModel, LocalTraining, create_model, model_class
+from genesis.models import DEFAULT_EPOCHS, GenerativeModel, LocalTraining, create_model, model_class
 from genesis.progress import ProgressBar
 from genesis.schema import Schema
 from genesis.seeding import Stream, check_seed, generator, key
@@ -30,7 +30,6 @@ __all__ = ["Progress", "Synthesizer"]
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called after every epoch with the epochs done, their number in all, and the losses."""
 
-DEFAULT_EPOCHS = 300
 CHUNK_ROWS = 50_000  # rows generated and decoded at a time, to bound memory
 PATIENCE = 20  # rows drawn for one row wanted, before a condition is enforced
 
@@ -60,13 +59,13 @@ class Synthesizer:
         seed: int | None = None,
         device: str | torch.device = "auto",
     ) -> None:
+        model_class(method).check_config(config or {})
         self.method, self.config = method, dict(config or {})
         self.max_categories, self.device = max_categories, resolve_device(device, self.config)
         self.seed = secrets.randbits(32) if seed is None else check_seed(seed)
         if max_categories < 2:
             raise PlanError("max_categories must be at least 2", got=repr(max_categories))
         self.losses: list[dict[str, float]] = []
-        model_class(method).check_config(self.config)
         self._schema = schema
         self._encoder: Encoder | None = None
         self._model: GenerativeModel | None = None
@@ -281,15 +280,21 @@ class Synthesizer:
             for name, place in layout.slices.items()
             if kept.start <= place.start < kept.stop
         }
-        config = {k: list(v) if isinstance(v, tuple) else v for k, v in self.config.items()}
+        # Every choice, also those left to their defaults, which a later version may change.
+        config = {k: list(v) if isinstance(v, tuple) else v for k, v in self._choices().items()}
         meta = {
             "method": self.method,
             "config": config,
             "encoder": self.encoder.to_dict(),
             "encoder_sha256": self.encoder.digest,
-            "parameters_sha256": layout.digest,
+            "parameters_sha256": layout.of_part("generator").digest,
         }
         write_file(path, Contents("model", meta, tensors))
+
+    def _choices(self) -> dict[str, Any]:
+        """The whole config of the model."""
+        choices: dict[str, Any] = dataclasses.asdict(self.model.config)
+        return choices
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: str | torch.device = "auto") -> Synthesizer:
@@ -312,7 +317,7 @@ class Synthesizer:
             # "auto" is what there is here, whatever the config wanted where it was trained.
             built = cls(meta["method"], meta["config"], device=resolve_device(device))
             model = built._adopt(encoder)
-            if model.parameters.digest != meta["parameters_sha256"]:
+            if model.parameters.of_part("generator").digest != meta["parameters_sha256"]:
                 raise ModelFileError(f"{path} holds a model of another architecture")
             vector = model.get_vector()
             for name, tensor in contents.tensors.items():

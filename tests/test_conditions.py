@@ -28,7 +28,7 @@ def fitted(request: pytest.FixtureRequest) -> Synthesizer:
         ({"größe, cm": (188.0, None)}, lambda t: t["größe, cm"] >= 188),
         ({"größe, cm": None}, lambda t: t["größe, cm"].isna()),
         ({"smoker": True}, lambda t: t["smoker"]),
-        ({"smoker": "True"}, lambda t: t["smoker"]),
+        ({"smoker": "true"}, lambda t: t["smoker"]),
         (
             {"région=?": [None, "Bretagne"]},
             lambda t: t["région=?"].fillna("Bretagne") == "Bretagne",

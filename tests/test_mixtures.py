@@ -17,7 +17,8 @@ def test_equals_scikit_learn_from_the_same_start(monkeypatch: pytest.MonkeyPatch
     """On standardised rows, with the same responsibilities to start from, it is the same fit."""
     rng = np.random.default_rng(0)
     rows = np.concatenate([rng.normal(-2, 0.3, 300), rng.normal(1, 1, 500)])
-    rows = (rows - rows.mean()) / rows.std()
+    low, median, high = np.sort(rows)[[199, 399, 599]]
+    rows = (rows - median) / ((high - low) / 1.349)
     monkeypatch.setattr(mixtures, "RESTARTS", 1)
     start = mixtures._kmeans_start(
         mixtures._stack([rows], "cpu"), mixtures._stack([np.ones(len(rows))], "cpu"), 5
@@ -29,9 +30,9 @@ def test_equals_scikit_learn_from_the_same_start(monkeypatch: pytest.MonkeyPatch
         weight_concentration_prior=mixtures.WEIGHT_PRIOR,
         max_iter=mixtures.MAX_ITERATIONS,
         tol=mixtures.TOLERANCE,
-        # Its own floor is relative to nothing; the prior of ours divides by n, its by n - 1.
         reg_covar=mixtures.VARIANCE_FLOOR,
-        covariance_prior=np.array([[rows.var() * len(rows) / (len(rows) - 1)]]),
+        mean_prior=np.array([0.0]),
+        covariance_prior=np.array([[1.0]]),
     )
     monkeypatch.setattr(
         oracle,
@@ -88,3 +89,10 @@ def test_any_scale_gives_usable_modes(scale: float, shift: float, n: int) -> Non
 
 def test_no_columns() -> None:
     assert fit_mixtures([], []) == []
+
+
+def test_a_few_codes_far_away_leave_the_others_their_resolution() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.append(rng.normal(50, 1, 4990), np.full(10, 999_999_999.0))
+    (fitted,) = fit_mixtures([rows], [np.ones(len(rows))])
+    assert fitted.deviations[np.abs(fitted.means - 50) < 5].max() < 3

@@ -8,17 +8,17 @@ import secrets
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 from genesis.errors import PlanError, nearest_names
 from genesis.federated.aggregation import Aggregator, CombineFunction, create_aggregator
-from genesis.models import model_class
+from genesis.models import DEFAULT_EPOCHS, model_class
 
-__all__ = ["Plan"]
+__all__ = ["Plan", "read_choices"]
 
 SCHEDULES = ("constant", "cosine", "step")
 SYNCHRONIZE = ("both", "generator", "discriminator")
-DEFAULT_EPOCHS = 300
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,9 @@ class Plan:
         value = getattr(self, name)
         if value is None:
             return
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            object.__setattr__(self, name, int(value))
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
             raise PlanError(
                 f"{name} must be a whole number of at least {least}",
                 got=repr(value),

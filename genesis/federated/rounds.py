@@ -280,7 +280,11 @@ class Federation:
         rest = wanted if sent == () else tuple(p for p in wanted or () if p not in (sent or ()))
         if rest == ():
             return
-        meta = {"send": None if rest is None else list(rest)}
+        meta = {
+            "send": None if rest is None else list(rest),
+            "max_grad_norm": self.plan.max_grad_norm,
+            "clip_per_layer": self.plan.clip_per_layer,
+        }
         replies = self._exchange(self._request_each(sorted(self._last_cohort), "collect", meta))
         failed = {reply.client_id: reply.error for reply in replies if reply.error}
         updates = self._updates([r for r in replies if not r.error], rest, failed)

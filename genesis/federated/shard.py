@@ -79,6 +79,7 @@ class Shard:
         self._model: GenerativeModel | None = None
         self._seed: tuple[int, ...] = ()
         self._batch_size = FULL_BATCH
+        self._known: Tensor | None = None  # parameters as the server last gave them
         self._control: Tensor | None = None
         self._next_control: Tensor | None = None
         self._measured: dict[str, float] = {}
@@ -160,10 +161,12 @@ class Shard:
     def _train(self, request: Request) -> Reply:
         model, codes = self._ready()
         meta = request.meta
-        start = model.get_vector()
+        if self._known is None:
+            self._known = model.get_vector()
         if "vector" in request.arrays:
-            received = _tensor(request.arrays["vector"])
-            _write_parts(model, start, received, meta["receive"])
+            start, received = model.get_vector(), _tensor(request.arrays["vector"])
+            for vector in (start, self._known):
+                _write_parts(model, vector, received, meta["receive"])
             model.set_vector(start)
         local = LocalTraining(
             epochs=meta["epochs"],
@@ -172,20 +175,12 @@ class Shard:
             first_epoch=meta["first_epoch"],
             learning_rate_scale=meta["learning_rate_scale"],
             proximal_mu=meta.get("proximal_mu", 0.0),
-            correction=self._correction(request, len(start)),
+            correction=self._correction(request, len(self._known)),
         )
         metrics = model.train(codes, local)
-        trained = model.get_vector()
         arrays: dict[str, npt.NDArray[Any]] = {}
         if meta["send"] != []:
-            places = _places(model, meta["send"])
-            received = torch.cat([start[place] for place in places])
-            sent = torch.cat([trained[place] for place in places])
-            metrics["update_norm"] = float(torch.linalg.vector_norm(sent - received))
-            if meta["max_grad_norm"] is not None:
-                sent = _clip(
-                    model, received, sent, places, meta["max_grad_norm"], meta["clip_per_layer"]
-                )
+            sent, metrics["update_norm"] = self._trained(model, meta)
             if self._control is not None:
                 self._next_control = model.mean_gradient()
                 sent = torch.cat([sent, self._next_control - self._control])
@@ -199,11 +194,25 @@ class Shard:
     def _collect(self, request: Request) -> Reply:
         """Parameters as they are; the losses are those of the last round."""
         model, _ = self._ready()
-        vector = model.get_vector()
-        sent = torch.cat([vector[place] for place in _places(model, request.meta["send"])])
+        sent, _ = self._trained(model, request.meta)
         return Reply(
             self.client_id, meta={"metrics": self._measured}, arrays={"vector": sent.numpy()}
         )
+
+    def _trained(self, model: GenerativeModel, meta: Mapping[str, Any]) -> tuple[Tensor, float]:
+        """The parts asked for, and the norm of their change; clipped if the plan says so.
+
+        The change is what has happened since the server last gave these parameters, however many
+        rounds ago that was.
+        """
+        assert self._known is not None
+        places, trained = _places(model, meta["send"]), model.get_vector()
+        known = torch.cat([self._known[place] for place in places])
+        sent = torch.cat([trained[place] for place in places])
+        norm = float(torch.linalg.vector_norm(sent - known))
+        if meta["max_grad_norm"] is not None:
+            sent = _clip(model, known, sent, places, meta["max_grad_norm"], meta["clip_per_layer"])
+        return sent, norm
 
     def _correction(self, request: Request, size: int) -> Tensor | None:
         """SCAFFOLD's c - c_k; a client that takes part for the first time has c_k = 0.
@@ -225,10 +234,12 @@ class Shard:
         model, _ = self._ready()
         state = {f"optimiser.{name}": value for name, value in model.optimiser_state().items()}
         state["vector"] = model.get_vector()
-        if self._control is not None:
-            state["control"] = self._control
-        if self._next_control is not None:
-            state["next_control"] = self._next_control
+        remembered = {
+            "known": self._known,
+            "control": self._control,
+            "next_control": self._next_control,
+        }
+        state |= {name: value for name, value in remembered.items() if value is not None}
         path = self._state_path(request)
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in state.items()}, path)
@@ -251,7 +262,7 @@ class Shard:
         model.load_optimiser_state(
             {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
         )
-        self._control = state.get("control")
+        self._known, self._control = state.get("known"), state.get("control")
         self._next_control = state.get("next_control")
         return Reply(self.client_id)
 

@@ -61,7 +61,7 @@ class FederatedSynthesizer:
             if name not in known:
                 raise PlanError(f"there is no argument '{name}'", do=nearest_names(name, known))
         self._seeded = choices.get("seed") is not None
-        self.plan = Plan(method=method, config=dict(config or {}), **choices)
+        self.plan = Plan(method=method, config={} if config is None else config, **choices)
         self._choices = self.plan  # those of every fit; self.plan is that of the last one
         self.device = resolve_device(device, config)
         self.history: list[RoundReport] = []

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from genesis.codes import Codes, Condition, Layout
     from genesis.models.parameters import ParameterLayout
 
-__all__ = ["MODELS", "GenerativeModel", "LocalTraining", "create_model", "model_class"]
+__all__ = [
+    "DEFAULT_EPOCHS",
+    "MODELS",
+    "GenerativeModel",
+    "LocalTraining",
+    "create_model",
+    "model_class",
+]
+
+DEFAULT_EPOCHS = 300
+"""Epochs in all where the config does not say, as in the reference library."""
 
 MODELS: dict[str, str] = {
     "ctgan": "genesis.models.ctgan:CTGAN",
@@ -60,6 +70,9 @@ class GenerativeModel(Protocol):
     """
 
     name: ClassVar[str]
+    config: Any
+    """A dataclass of all its choices."""
+
     parameters: ParameterLayout
     """Names and shapes of the flat vector, and its parts ("generator", "discriminator")."""
 

@@ -106,6 +106,8 @@ def parse(cls: type[Config], config: Mapping[str, Any], model: str) -> Config:
     Raises:
         PlanError: A key is unknown, or a value is not what its field needs.
     """
+    if not isinstance(config, Mapping):
+        raise PlanError("config must map names to values", got=repr(config), do="pass a dict")
     checks = {f.name: f.metadata["check"] for f in fields(cls)}  # type: ignore[arg-type]
     chosen = {}
     for key, value in config.items():

@@ -50,6 +50,12 @@ class ParameterLayout:
             parts[part] = slice(first, place.stop)
         return parts
 
+    def of_part(self, part: str) -> ParameterLayout:
+        """The layout of one part alone."""
+        return ParameterLayout(
+            {name: shape for name, shape in self.shapes.items() if name.startswith(f"{part}.")}
+        )
+
     def views(self, vector: torch.Tensor) -> dict[str, torch.Tensor]:
         """The named tensors as views of vector (P,)."""
         return {name: vector[place].view(self.shapes[name]) for name, place in self.slices.items()}

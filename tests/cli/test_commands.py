@@ -52,7 +52,8 @@ def test_fit_of_every_method(run: Run, method: str) -> None:
     _works(run, [*words, "--config", "embedding_dim=4", "--output", "m"])
     synthesizer = genesis.Synthesizer.load("m")
     assert synthesizer.method == method
-    assert synthesizer.config == {"embedding_dim": 4, "epochs": 1, "batch_size": 20}
+    chosen = {"embedding_dim": 4, "epochs": 1, "batch_size": 20}
+        assert chosen.items() <= synthesizer.config.items()
 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])

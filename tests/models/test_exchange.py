@@ -1,6 +1,7 @@
 """Models that move to ctgan and back."""
 
 import pickle
+from dataclasses import asdict
 
 import ctgan
 import numpy as np
@@ -156,7 +157,7 @@ def test_both_decode_alike(fitted, table):
 def test_a_foreign_model_generates(name, fitted, table):
     encoder, model = from_library(fitted)
     built = Synthesizer.of_parameters(
-        name, SMALL[name], encoder, model.get_vector(), seed=0, device="cpu"
+        name, asdict(model.config), encoder, model.get_vector(), seed=0, device="cpu"
     )
     rows = built.generate(200, where={"town": "Kiel"})
     assert (rows["town"] == "Kiel").all()

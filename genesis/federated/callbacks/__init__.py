@@ -81,6 +81,10 @@ class Run(Protocol):
     def stopped(self) -> str | None:
         """Why the run was stopped early, if it was."""
 
+    @property
+    def reports(self) -> Sequence[RoundReport]:
+        """The rounds played so far, those before a checkpoint too."""
+
     def stop(self, reason: str) -> None:
         """End the run after this round, as if it had been the last one."""
 

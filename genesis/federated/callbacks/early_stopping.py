@@ -53,8 +53,10 @@ class EarlyStopping(Callback):
         self.best, self.best_round_num, self._waited, self._known = None, None, 0, False
 
     def on_run_start(self, run: Run) -> None:
-        """Forget an earlier run."""
+        """Forget an earlier run; of one that is continued, take in the rounds before."""
         self._reset()
+        for report in run.reports:
+            self.on_round_complete(run, report)
 
     def on_round_complete(self, run: Run, report: RoundReport) -> None:
         """Stop the run if the metric has not improved for long enough."""
