@@ -53,7 +53,7 @@ def test_fit_of_every_method(run: Run, method: str) -> None:
     synthesizer = genesis.Synthesizer.load("m")
     assert synthesizer.method == method
     chosen = {"embedding_dim": 4, "epochs": 1, "batch_size": 20}
-        assert chosen.items() <= synthesizer.config.items()
+    assert chosen.items() <= synthesizer.config.items()
 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz", "parquet"])
