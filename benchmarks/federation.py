@@ -82,7 +82,7 @@ def main() -> None:
             m, train, s, by=arguments.target, **usual
         ),
     }
-    wanted = arguments.only.split(",") if arguments.only else list(runs)
+    wanted = arguments.only.split(";") if arguments.only else list(runs)
     table = [
         {"method": "-", "run": name, "seed": -1, "seconds": 0.0, **scores}
         for name, scores in judge.controls().items()

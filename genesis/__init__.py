@@ -21,7 +21,7 @@ from genesis.lazy import lazy_names
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
-    from genesis.encoding import Encoder as Encoder
+    from genesis.encoding.encoder import Encoder as Encoder
     from genesis.errors import ConditionError as ConditionError
     from genesis.errors import DataError as DataError
     from genesis.errors import FederationError as FederationError
@@ -44,7 +44,7 @@ __version__ = "0.1.0"
 __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "genesis.encoding": ["Encoder"],
+        "genesis.encoding.encoder": ["Encoder"],
         "genesis.errors": [
             "ConditionError",
             "DataError",

@@ -13,7 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from genesis.codes import Codes, Condition
-from genesis.encoding import DiscreteEncoding, Encoder, NumericEncoding
+from genesis.encoding.discrete import DiscreteEncoding
+from genesis.encoding.encoder import Encoder
+from genesis.encoding.numeric import NumericEncoding
 from genesis.errors import ConditionError, nearest_names
 from genesis.schema import Column, Kind
 from genesis.values import Label, labels, numbers

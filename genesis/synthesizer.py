@@ -16,7 +16,7 @@ import torch
 from genesis.codes import Codes
 from genesis.conditions import Where
 from genesis.devices import resolve_device
-from genesis.encoding import Encoder
+from genesis.encoding.encoder import Encoder
 from genesis.errors import DataError, GenesisError, ModelFileError, PlanError, TrainingError
 from genesis.model_file import Contents, read_file, write_file
 from genesis.models import DEFAULT_EPOCHS, GenerativeModel, LocalTraining, create_model, model_class

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genesis.encoding import Encoder, NumericEncoding
+from genesis.encoding.encoder import Encoder
+from genesis.encoding.numeric import NumericEncoding
 from genesis.schema import Column, Kind, Schema
 from tests.dirty import dirty_table
 from tests.test_statistics import pool

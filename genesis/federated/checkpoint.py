@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from genesis.encoding import Encoder
+from genesis.encoding.encoder import Encoder
 from genesis.errors import ModelFileError, PlanError
 from genesis.federated.aggregation import State
 from genesis.federated.callbacks import RoundReport

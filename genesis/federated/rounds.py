@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from genesis.encoding import Encoder
+from genesis.encoding.encoder import Encoder
 from genesis.errors import FederationError, GenesisError, SchemaError, TrainingError
 from genesis.federated.aggregation import State, aggregate
 from genesis.federated.callbacks import Callback, RoundReport

@@ -31,7 +31,8 @@ from torch import Tensor
 
 from genesis.codes import Codes
 from genesis.devices import resolve_device
-from genesis.encoding import Encoder, NumericEncoding
+from genesis.encoding.encoder import Encoder
+from genesis.encoding.numeric import NumericEncoding
 from genesis.errors import FederationError, GenesisError, ModelFileError
 from genesis.federated.aggregation.divergence import jensen_shannon, wasserstein
 from genesis.federated.messages import Reply, Request

@@ -21,13 +21,10 @@ import pandas as pd
 import torch
 
 from genesis.codes import Codes, Layout
-from genesis.encoding import (
-    MODE_HALF_WIDTH,
-    ColumnEncoding,
-    DiscreteEncoding,
-    Encoder,
-    NumericEncoding,
-)
+from genesis.encoding import ColumnEncoding
+from genesis.encoding.discrete import DiscreteEncoding
+from genesis.encoding.encoder import Encoder
+from genesis.encoding.numeric import MODE_HALF_WIDTH, NumericEncoding
 from genesis.errors import ConditionError, PlanError, nearest_names
 from genesis.mixtures import Mixture
 from genesis.models.ctgan import CTGAN, CTGANConfig

@@ -11,8 +11,8 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from genesis.dates import UNITS, count_since_1970, unit_of_format
 from genesis.errors import SchemaError, nearest_names
+from genesis.schema.dates import UNITS, count_since_1970, unit_of_format
 
 __all__ = ["Column", "Kind", "Scalar", "described"]
 

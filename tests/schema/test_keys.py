@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from hypothesis import given
 
-from genesis.keys import merge_shapes, new_keys, shape_of, shape_tokens
 from genesis.schema import Column, Kind
-from tests.columns import merge
+from genesis.schema.keys import merge_shapes, new_keys, shape_of, shape_tokens
+from tests.schema.columns import merge
 
 shapes = st.lists(st.sampled_from(["9", "9", "A", "a", "-", r"\A"]), min_size=1, max_size=5)
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given, settings
 
-from genesis.dates import UNITS
 from genesis.schema import Kind
-from tests.columns import infer, merge
+from genesis.schema.dates import UNITS
+from tests.schema.columns import infer, merge
 
 dates = st.datetimes(dt.datetime(1700, 1, 1), dt.datetime(2260, 1, 1))
 century = st.datetimes(dt.datetime(1970, 1, 1), dt.datetime(2060, 1, 1))

@@ -9,7 +9,7 @@ import pytest
 
 from genesis.errors import SchemaError
 from genesis.schema import Schema
-from tests.columns import people_table
+from tests.schema.columns import people_table
 
 
 def test_metadata_is_there_and_back() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from genesis.errors import GenesisError, SchemaError
 from genesis.schema import Column, Kind, Schema
-from tests.columns import SECRET, people_table
+from tests.schema.columns import SECRET, people_table
 
 
 def test_shards_have_the_schema_of_the_table() -> None:

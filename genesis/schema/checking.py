@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from genesis.cells import as_text, typed
-from genesis.column import Column, Kind, described
 from genesis.errors import GenesisError, SchemaError
-from genesis.inference import infer_column
-from genesis.merging import merge_columns
+from genesis.schema.cells import as_text, typed
+from genesis.schema.column import Column, Kind, described
+from genesis.schema.inference import infer_column
+from genesis.schema.merging import merge_columns
 
 __all__ = ["check_column", "conformed"]
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 
 from genesis.errors import DataError, GenesisError, SchemaError
-from genesis.inference import MIN_KEYS
 from genesis.schema import Column, Kind, Schema
-from tests.columns import SECRET, infer
+from genesis.schema.inference import MIN_KEYS
+from tests.schema.columns import SECRET, infer
 
 many = range(MIN_KEYS)
 month = pd.Series(pd.date_range("2020-01-30", periods=9, freq="D"))

@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, Self
 import pandas as pd
 import tomli_w
 
-from genesis.checking import check_column, conformed
-from genesis.column import Column, Kind
 from genesis.errors import DataError, SchemaError, nearest_names
-from genesis.inference import infer_column
-from genesis.merging import merge_columns
-from genesis.sdv_metadata import columns_of_metadata, metadata_of_columns
+from genesis.schema.checking import check_column, conformed
+from genesis.schema.column import Column, Kind
+from genesis.schema.inference import infer_column
+from genesis.schema.merging import merge_columns
+from genesis.schema.sdv_metadata import columns_of_metadata, metadata_of_columns
 from genesis.tables import check_output, replace_file
 
 if TYPE_CHECKING:

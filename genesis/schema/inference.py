@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from genesis.cells import as_text, typed
-from genesis.column import Column, Kind, Scalar
-from genesis.dates import coarsest_unit, find_format
 from genesis.errors import DataError, SchemaError
-from genesis.keys import is_called_a_key, shape_of
+from genesis.schema.cells import as_text, typed
+from genesis.schema.column import Column, Kind, Scalar
+from genesis.schema.dates import coarsest_unit, find_format
+from genesis.schema.keys import is_called_a_key, shape_of
 
 __all__ = ["MIN_KEYS", "infer_column"]
 

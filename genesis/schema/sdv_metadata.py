@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from genesis.column import Column, Kind
 from genesis.errors import SchemaError
-from genesis.keys import ANY_TEXT, literal_token, shape_tokens
+from genesis.schema.column import Column, Kind
+from genesis.schema.keys import ANY_TEXT, literal_token, shape_tokens
 
 if TYPE_CHECKING:
     from sdv.metadata import Metadata

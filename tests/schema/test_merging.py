@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 
 from genesis.errors import SchemaError
-from genesis.inference import MIN_KEYS
 from genesis.schema import Column, Kind, Schema
-from tests.columns import infer, merge
+from genesis.schema.inference import MIN_KEYS
+from tests.schema.columns import infer, merge
 
 number = Column("x", Kind.NUMERIC, "int64", decimals=0)
 text = Column("x", Kind.CATEGORICAL, "object")

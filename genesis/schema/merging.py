@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from genesis.cells import as_text
-from genesis.column import Column, Kind, described
-from genesis.dates import UNITS, swapped_format
 from genesis.errors import SchemaError
-from genesis.keys import ANY_TEXT, merge_shapes
+from genesis.schema.cells import as_text
+from genesis.schema.column import Column, Kind, described
+from genesis.schema.dates import UNITS, swapped_format
+from genesis.schema.keys import ANY_TEXT, merge_shapes
 
 __all__ = ["merge_columns"]
 
