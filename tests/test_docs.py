@@ -1,0 +1,76 @@
+"""What the README and the quickstart print works as printed, in their order."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from genesis_cli.main import genesis as command
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "docs/quickstart.md")
+
+
+def patients(n: int, seed: int) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {
+            "age": rng.integers(18, 95, n),
+            "sex": rng.choice(["Female", "Male"], n),
+            "ward": rng.choice(["A1", "A2", "A3"], n),
+            "diagnosis": rng.integers(1, 5, n),
+            "outcome": rng.choice(["home", "ward", "dead"], n),
+            "cost": np.round(rng.lognormal(7, 1, n), 2),
+        }
+    )
+
+
+@pytest.fixture
+def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the pages speak of."""
+    monkeypatch.chdir(tmp_path)
+    names = ("north", "south", "west", "hospital_1", "hospital_2", "hospital_3", "patients")
+    for seed, name in enumerate(names):
+        patients(60, seed).to_csv(f"{name}.csv", index=False)
+    return tmp_path
+
+
+def blocks(page: str, language: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.usefixtures("tables")
+def test_commands(page: str) -> None:
+    run = 0
+    for block in blocks(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] != ["genesis"]:
+                continue
+            if words[1] == "partition":  # each of them divides into a new folder
+                words[words.index("--output") + 1] = f"shards{run}"
+            done = CliRunner().invoke(command, words[1:])
+            assert done.exit_code == 0, (line, done.output)
+            run += 1
+    assert run > 3
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.usefixtures("tables")
+def test_python(page: str) -> None:
+    names: dict[str, Any] = {"table": patients(60, 9), "__name__": "__main__"}
+    found = blocks(page, "python")
+    assert found
+    for block in found:
+        exec(compile(block, page, "exec"), names)
+    assert len(names["synthetic"]) == 10_000
+    assert (names["elderly"]["age"] >= 80).all()
