@@ -18,8 +18,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## Train one generator on the flights of three airports and write synthetic ones
 	rm -rf build/demo
 	$(BIN)/python examples/demo_data.py build/demo/airports
-	$(BIN)/genesis federated simulate build/demo/airports/*.csv --rounds 5 --local-epochs 2 \
-		--seed 0 --output build/demo/synthetic.csv --model build/demo/flights.model \
+	$(BIN)/genesis federated simulate build/demo/airports/*.csv --method tvae --rounds 5 \
+		--local-epochs 10 --seed 0 --discrete-columns month --output build/demo/synthetic.csv --model build/demo/flights.model \
 		--json build/demo/rounds.json
 	head -n 5 build/demo/synthetic.csv
 

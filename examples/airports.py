@@ -23,12 +23,11 @@ def departures(every: int = 40) -> dict[str, pd.DataFrame]:
 
 def main() -> None:
     """Train, generate, and ask for flights of a kind."""
-    synthesizer = FederatedSynthesizer(method="ctgan", n_rounds=5, local_epochs=2, seed=0)
+    synthesizer = FederatedSynthesizer(method="tvae", n_rounds=5, local_epochs=10, seed=0)
 
     @synthesizer.on_round_complete
     def log_round(round_num: int, metrics: dict[str, float], n_clients: int) -> None:
-        loss = metrics["discriminator_loss"]
-        print(f"round {round_num}: {n_clients} airports, critic's loss {loss:.2f}")
+        print(f"round {round_num}: {n_clients} airports, loss {metrics['loss']:.2f}")
 
     synthesizer.fit(departures(), discrete_columns=["month"])
     print(synthesizer.generate(5).to_string())
