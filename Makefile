@@ -19,8 +19,8 @@ demo: $(INSTALLED)  ## Train one generator on the flights of three airports and 
 	rm -rf build/demo
 	$(BIN)/python examples/demo_data.py build/demo/airports
 	$(BIN)/genesis federated simulate build/demo/airports/*.csv --method tvae --rounds 5 \
-		--local-epochs 10 --seed 0 --discrete-columns month --output build/demo/synthetic.csv --model build/demo/flights.model \
-		--json build/demo/rounds.json
+		--local-epochs 10 --seed 0 --discrete-columns month --output build/demo/synthetic.csv \
+		--model build/demo/flights.model --json build/demo/rounds.json
 	head -n 5 build/demo/synthetic.csv
 
 test: $(INSTALLED)  ## Run the tests

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-
 from genesis_cli.main import genesis as command
 
 ROOT = Path(__file__).parents[1]

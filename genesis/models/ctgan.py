@@ -32,7 +32,7 @@ from genesis.models.config import (
     widths,
 )
 from genesis.models.critic import Critic, critic_shapes, draw_dropout
-from genesis.models.flat import Drawer, FlatModel, seeded
+from genesis.models.flat import CALIBRATION_ROWS, REFERENCE_SEED, Drawer, FlatModel, seeded
 from genesis.models.generator import Generator, Saved, generator_shapes
 from genesis.models.parameters import ParameterLayout
 from genesis.models.rows import TrainingRows
@@ -45,10 +45,6 @@ _TAU = 0.2
 
 _BETAS = (0.5, 0.9)
 """Decay of Adam's moments."""
-
-_REFERENCE_SEED = 0
-_CALIBRATION_ROWS = 4096
-"""Seed of the rows whose statistics replace those of a batch in generation."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +207,6 @@ class CTGAN(FlatModel):
     ) -> None:
         self.config = parse(CTGANConfig, config, self.name)
         self.config.check_batch_size(self.config.batch_size)
-        self.frequencies = frequencies
         c, width = self.config, layout.width + layout.condition_width
         shapes = {
             **dict(
@@ -221,7 +216,9 @@ class CTGAN(FlatModel):
             ),
             **dict(critic_shapes(width * c.pac, c.discriminator_dim)),
         }
-        super().__init__(layout, ParameterLayout(shapes), device=device, dtype=dtype)
+        super().__init__(
+            layout, ParameterLayout(shapes), device=device, dtype=dtype, frequencies=frequencies
+        )
         self.generator = Generator(
             self.weights, self.gradients, c.embedding_dim, layout.condition_width, c.generator_dim
         )
@@ -431,13 +428,12 @@ class CTGAN(FlatModel):
     def _fold(self) -> _Folded:
         """Layers without batch normalisation, and calibrated codes, from a reference batch."""
         start = self._hidden_drawer(None)
-        seed = seeded(self.device, _REFERENCE_SEED)
+        seed = seeded(self.device, REFERENCE_SEED)
         layers = self.generator.fold(start(self._chunk, seed))
-        shift = self._vector.new_zeros(self.blocks.n_softmax, 1)
-        if self.config.calibrate and self.frequencies is not None:
-            logits = self.generator.folded_logits(start(_CALIBRATION_ROWS, seed), layers)
-            wanted = torch.as_tensor(self.frequencies, device=self.device, dtype=self.dtype)
-            shift = self.blocks.calibrate(logits[self.layout.n_scalars :], wanted)
+        shift = self._no_shift
+        if self.config.calibrate:
+            logits = self.generator.folded_logits(start(CALIBRATION_ROWS, seed), layers)
+            shift = self._calibrated(logits)
         return _Folded(layers, shift)
 
     def _hidden_drawer(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -20,10 +21,16 @@ from genesis.models.matmul import fast_matmul
 from genesis.models.parameters import ParameterLayout
 from genesis.models.rows import TrainingRows
 
-__all__ = ["Drawer", "FlatModel", "seeded"]
+__all__ = ["CALIBRATION_ROWS", "REFERENCE_SEED", "Drawer", "FlatModel", "seeded"]
 
 Drawer = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 """Draws n rows: scalars (n, T) and codes (n, blocks)."""
+
+REFERENCE_SEED = 0
+"""Seed of the rows that stand for all generated ones where something is derived from them."""
+
+CALIBRATION_ROWS = 4096
+"""Their number, where codes are calibrated on them."""
 
 _CHUNK_FLOATS = 2**23
 """Numbers that one chunk of generated rows may need: 32 MiB of float32."""
@@ -37,6 +44,7 @@ class FlatModel(ABC):
         parameters: Names and shapes of the parameters.
         device: Where it trains and generates.
         dtype: float32; float64 is for tests of the gradients.
+        frequencies: (S,) released counts of every code, or None.
     """
 
     name: ClassVar[str]
@@ -48,8 +56,9 @@ class FlatModel(ABC):
         *,
         device: str | torch.device,
         dtype: torch.dtype,
+        frequencies: npt.NDArray[np.float64] | None,
     ) -> None:
-        self.layout, self.parameters = layout, parameters
+        self.layout, self.parameters, self.frequencies = layout, parameters, frequencies
         self.device, self.dtype = torch.device(device), dtype
         self.blocks = Blocks(layout, self.device, dtype)
         self._vector = torch.zeros(parameters.size, device=self.device, dtype=dtype)
@@ -189,6 +198,18 @@ class FlatModel(ABC):
                     if key.startswith(prefix)
                 }
             )
+
+    @property
+    def _no_shift(self) -> Tensor:
+        """(S, 1) zeros: codes as the model makes them."""
+        return self._vector.new_zeros(self.blocks.n_softmax, 1)
+
+    def _calibrated(self, logits: Tensor) -> Tensor:
+        """(S, 1) that makes codes as frequent as was released, given logits (F, B) of rows."""
+        if self.frequencies is None:
+            return self._no_shift
+        wanted = torch.as_tensor(self.frequencies, device=self.device, dtype=self.dtype)
+        return self.blocks.calibrate(logits[self.layout.n_scalars :], wanted)
 
     @property
     def _chunk(self) -> int:

@@ -28,7 +28,7 @@ from genesis.models import LocalTraining
 from genesis.models.blocks import draw_gumbel
 from genesis.models.config import device_choice, flag, number, option, parse, whole, widths
 from genesis.models.dense import Dense, dense_shapes, draw_dense
-from genesis.models.flat import Drawer, FlatModel, seeded
+from genesis.models.flat import CALIBRATION_ROWS, REFERENCE_SEED, Drawer, FlatModel, seeded
 from genesis.models.parameters import ParameterLayout
 from genesis.models.rows import TrainingRows
 
@@ -43,7 +43,7 @@ _SIGMA = (0.01, 0.1, 1.0)
 
 @dataclass(frozen=True)
 class TVAEConfig:
-    """The arguments of ctgan.TVAE, with its defaults, and two more.
+    """The arguments of ctgan.TVAE, with its defaults, and three more.
 
     Args:
         embedding_dim: Number of latent numbers of a row.
@@ -57,6 +57,7 @@ class TVAEConfig:
         verbose: For the caller: whether to show progress.
         cuda: For the caller: older name of enable_gpu, or a device.
         learning_rate: Step size of Adam.
+        calibrate: Whether drawn codes are shifted to be as frequent as released counts say.
         sample_codes: Whether generated codes are drawn from the decoder's softmax, the distribution
             that training fits. ctgan.TVAE takes the likeliest code, which thins out the rare ones.
     """
@@ -72,6 +73,7 @@ class TVAEConfig:
     verbose: bool = option(False, flag)
     cuda: bool | str | None = option(None, device_choice)
     learning_rate: float = option(1e-3, number())
+    calibrate: bool = option(True, flag)
     sample_codes: bool = option(True, flag)
 
 
@@ -96,7 +98,7 @@ class TVAE(FlatModel):
         config: See `TVAEConfig`.
         device: Where it trains and generates.
         seed: Decides the initial parameters.
-        frequencies: Not used: a condition masks the decoder's logits.
+        frequencies: (S,) released counts of every code; see `Blocks.calibrate`.
         dtype: float32; float64 is for tests.
 
     Raises:
@@ -116,9 +118,9 @@ class TVAE(FlatModel):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.config = parse(TVAEConfig, config, self.name)
-        self.frequencies = frequencies
+        self._shift: Tensor | None = None
         shapes = ParameterLayout(dict(_shapes(layout.width, self.config)))
-        super().__init__(layout, shapes, device=device, dtype=dtype)
+        super().__init__(layout, shapes, device=device, dtype=dtype, frequencies=frequencies)
         self._compress = self._stack("encoder", len(self.config.compress_dims))
         self._decompress = self._stack("generator", len(self.config.decompress_dims))
         self._output = self._dense(f"generator.seq.{2 * len(self.config.decompress_dims)}")
@@ -258,20 +260,36 @@ class TVAE(FlatModel):
         """Decodes normal latent numbers; scalars get the decoder's noise, N(0, sigma²)."""
         t = self.layout.n_scalars
         mask = self.blocks.condition_mask(condition)
+        if self._shift is None:
+            self._shift = self._new_shift()
+        shift = self._shift if mask is None else self._shift + mask
 
         def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            hidden = _relu_forward(self._decompress, self._normal(n, generator))[-1]
-            logits = self._output.columns(hidden)
+            logits = self._decode(n, generator)
             noise = torch.randn(t, n, device=self.device, dtype=self.dtype, generator=generator)
             scalars = torch.tanh(logits[:t]).addcmul_(noise, self._sigma[:t].unsqueeze(1))
             chosen = logits[t:]
             if self.config.sample_codes:
                 chosen.add_(draw_gumbel(tuple(chosen.shape), chosen, generator))
-            if mask is not None:
-                chosen.add_(mask)
+            chosen.add_(shift)
             return scalars.clamp_(-1, 1).t(), self.blocks.pick(chosen)
 
         return draw
+
+    def _decode(self, n: int, generator: torch.Generator) -> Tensor:
+        """Logits (F, n) of n rows."""
+        hidden = _relu_forward(self._decompress, self._normal(n, generator))[-1]
+        return self._output.columns(hidden)
+
+    def _new_shift(self) -> Tensor:
+        """(S, 1) added to the logits of the codes; the likeliest code is taken as it is."""
+        if not (self.config.calibrate and self.config.sample_codes):
+            return self._no_shift
+        return self._calibrated(self._decode(CALIBRATION_ROWS, seeded(self.device, REFERENCE_SEED)))
+
+    def _forget(self) -> None:
+        """The shift belongs to parameters that have changed."""
+        self._shift = None
 
     def _normal(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, E) latent numbers."""

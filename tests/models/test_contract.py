@@ -319,11 +319,12 @@ def test_ctgan_generates_by_frequency(mixed):
     assert (model.generate(100, told, rng()).codes[:, 4] == 1).all()
 
 
-def test_ctgan_calibrates_its_codes(mixed):
-    """Whatever the generator makes, its codes are as frequent as was released."""
+@pytest.mark.parametrize("name", ["ctgan", "tvae"])
+def test_codes_are_calibrated(name, mixed):
+    """Whatever the network makes, its codes are as frequent as was released."""
     counts = rng().integers(1, 100, sum(mixed.block_widths)).astype(float)
     counts[-3] = 0
-    model = create_model("ctgan", mixed, SMALL["ctgan"], frequencies=counts, seed=3)
+    model = create_model(name, mixed, SMALL[name], frequencies=counts, seed=3)
     codes = model.generate(40_000, None, rng()).codes
     for block, wanted in enumerate(np.split(counts, np.cumsum(mixed.block_widths)[:-1])):
         share = np.bincount(codes[:, block], minlength=len(wanted)) / 40_000
