@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--methods", default="ctgan,tvae")
-    parser.add_argument("--only", help="names of runs, separated by commas")
+    parser.add_argument("--only", help="names of runs, separated by semicolons")
     arguments = parser.parse_args()
 
     rows = pd.read_csv(arguments.table)
@@ -77,6 +77,9 @@ def main() -> None:
         "central": lambda m, s: central(m, train, s),
         "10 x 15, IID": lambda m, s: federated(m, train, s, by=None, **full),
         "10 x 15, Dirichlet 0.5": lambda m, s: federated(m, train, s, by=arguments.target, **full),
+        "10 x 15, Dirichlet 0.5, scaffold": lambda m, s: federated(
+            m, train, s, by=arguments.target, aggregation="scaffold", **full
+        ),
         "10 x 3, defaults": lambda m, s: federated(m, train, s, by=None, **usual),
         "10 x 3, defaults, Dirichlet 0.5": lambda m, s: federated(
             m, train, s, by=arguments.target, **usual
