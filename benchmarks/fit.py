@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from benchmarks.memory import peak_memory
 from genesis import Encoder, Kind, Schema, Synthesizer
 from genesis.statistics import PooledStatistics, ShardStatistics
 
@@ -96,9 +96,9 @@ def generate(model: Path, kind: str, n: int, threads: int) -> None:
 
         make = ctgan.CTGAN.load(model).sample
     make(2000)  # imports and first touches are not what is measured
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     seconds = timed(lambda: make(n))
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+    grown = peak_memory() - before
     line = {"what": f"generate {n:,} rows, {kind}", "seconds": round(seconds, 2), "MB": grown}
     print(json.dumps(line), flush=True)
 

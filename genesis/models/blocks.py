@@ -135,6 +135,23 @@ class Blocks:
             blocks[block][forbidden] = -torch.inf
         return mask if condition.enforced else None
 
+    def sample(self, logits: Tensor, generator: torch.Generator) -> Tensor:
+        """A code of every block, drawn from its softmax: (S, B) -> (B, blocks).
+
+        The distribution is that of the largest of logits + Gumbel noise, of which one number a
+        feature would be needed; inverting the cumulative sums takes one a block.
+        """
+        n = logits.shape[1]
+        drawn = torch.empty(n, len(self.widths), dtype=torch.int64, device=logits.device)
+        u = torch.rand(
+            (len(self.widths), n), device=logits.device, dtype=logits.dtype, generator=generator
+        )
+        u.mul_(1 - 2**-22)  # u times the sum stays below it in float32: no forbidden last code
+        for i, block in enumerate(logits.split_with_sizes(self.widths)):
+            below = torch.cumsum((block - block.amax(0)).exp_(), 0)
+            torch.sum(below <= u[i] * below[-1], 0, out=drawn[:, i])
+        return drawn
+
     def pick(self, logits: Tensor) -> Tensor:
         """The code of the largest logit of every block: (S, B) -> (B, blocks)."""
         picked = [block.max(0).indices for block in logits.split_with_sizes(self.widths)]

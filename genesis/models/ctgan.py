@@ -420,8 +420,8 @@ class CTGAN(FlatModel):
 
         def draw(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
             logits = self.generator.folded_logits(start(n, generator), folded.layers)
-            chosen = logits[n_scalars:].add_(self._gumbel(n, generator)).add_(shift)
-            return torch.tanh(logits[:n_scalars]).t(), self.blocks.pick(chosen)
+            codes = self.blocks.sample(logits[n_scalars:].add_(shift), generator)
+            return torch.tanh(logits[:n_scalars]).t(), codes
 
         return draw
 

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from genesis.codes import Condition, Layout
 from genesis.models import LocalTraining
-from genesis.models.blocks import draw_gumbel
 from genesis.models.config import device_choice, flag, number, option, parse, whole, widths
 from genesis.models.dense import Dense, dense_shapes, draw_dense
 from genesis.models.flat import CALIBRATION_ROWS, REFERENCE_SEED, Drawer, FlatModel, seeded
@@ -268,11 +267,10 @@ class TVAE(FlatModel):
             logits = self._decode(n, generator)
             noise = torch.randn(t, n, device=self.device, dtype=self.dtype, generator=generator)
             scalars = torch.tanh(logits[:t]).addcmul_(noise, self._sigma[:t].unsqueeze(1))
-            chosen = logits[t:]
-            if self.config.sample_codes:
-                chosen.add_(draw_gumbel(tuple(chosen.shape), chosen, generator))
-            chosen.add_(shift)
-            return scalars.clamp_(-1, 1).t(), self.blocks.pick(chosen)
+            chosen = logits[t:].add_(shift)
+            draws = self.config.sample_codes
+            codes = self.blocks.sample(chosen, generator) if draws else self.blocks.pick(chosen)
+            return scalars.clamp_(-1, 1).t(), codes
 
         return draw
 
