@@ -33,9 +33,8 @@ def discrete_columns(table: pd.DataFrame) -> list[str]:
     return [c.name for c in Schema.infer(table) if c.kind is not Kind.NUMERIC]
 
 
-def encode_ours(table: pd.DataFrame) -> None:
-    """Schema, counts, mixtures and codes."""
-    schema = Schema.infer(table).settle()
+def encode_ours(table: pd.DataFrame, schema: Schema) -> None:
+    """Check, counts, mixtures and codes."""
     rows = schema.conform(table)
     shard = ShardStatistics(schema, rows)
     pooled = PooledStatistics(schema, [shard.labels()])
@@ -44,12 +43,12 @@ def encode_ours(table: pd.DataFrame) -> None:
     Encoder.fit(pooled).encode(rows, np.random.default_rng(0))
 
 
-def encode_library(table: pd.DataFrame) -> None:
+def encode_library(table: pd.DataFrame, names: list[str]) -> None:
     """The library's transformer."""
     from ctgan.data_transformer import DataTransformer
 
     transformer = DataTransformer()
-    transformer.fit(table, discrete_columns(table))
+    transformer.fit(table, names)
     transformer.transform(table)
 
 
@@ -116,18 +115,19 @@ def main() -> None:
     rows = pd.read_csv(arguments.table)
     table = rows[: len(rows) * 2 // 3].fillna("?")
 
-    encode_ours(table)  # both have been imported
-    paired("encoder", lambda: encode_ours(table), lambda: encode_library(table), 3)
+    # Both are told what the columns are, and both have been imported.
+    schema, names = Schema.infer(table).settle(), discrete_columns(table)
+    encode_ours(table, schema)
+    paired("encoder", lambda: encode_ours(table, schema), lambda: encode_library(table, names), 3)
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         for method in METHODS:
             mine = Synthesizer(method, {"epochs": arguments.epochs}, seed=0)
             other = library(method, arguments.epochs)
-            names = discrete_columns(table)
             paired(
                 f"fit {method}, {arguments.epochs} epochs",
                 lambda mine=mine: mine.fit(table),
-                lambda other=other, names=names: other.fit(table, names),
+                lambda other=other: other.fit(table, names),
                 arguments.turns,
             )
             mine.save(Path(folder) / f"ours-{method}")

@@ -30,7 +30,7 @@ __all__ = ["Progress", "Synthesizer"]
 Progress = Callable[[int, int, Mapping[str, float]], None]
 """Called after every epoch with the epochs done, their number in all, and the losses."""
 
-CHUNK_ROWS = 50_000  # rows generated and decoded at a time, to bound memory
+CHUNK_ROWS = 32_768  # rows generated and decoded at a time, to bound memory
 PATIENCE = 20  # rows drawn for one row wanted, before a condition is enforced
 
 
@@ -227,12 +227,15 @@ class Synthesizer:
             self._calls += 1
         else:
             rng = generator(check_seed(seed), Stream.GENERATION, 1)
-        tables = []
-        for start in range(0, max(n, 1), CHUNK_ROWS):
-            size = min(CHUNK_ROWS, n - start)
-            values = self._values(size, asked, rng)
-            tables.append(encoder.assemble(values, size, rng, start))
-        return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+        chunks = [
+            self._values(min(CHUNK_ROWS, n - start), asked, rng)
+            for start in range(0, max(n, 1), CHUNK_ROWS)
+        ]
+        # Column by column, so that never more than one of them exists twice.
+        values = {
+            name: np.concatenate([chunk.pop(name) for chunk in chunks]) for name in list(chunks[0])
+        }
+        return encoder.assemble(values, n, rng)
 
     def _values(
         self, n: int, asked: Where, rng: np.random.Generator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -133,12 +133,12 @@ class Encoder:
 
     def assemble(
         self,
-        values: Mapping[str, npt.NDArray[Any]],
+        values: MutableMapping[str, npt.NDArray[Any]],
         n: int,
         rng: np.random.Generator,
         first_row: int = 0,
     ) -> pd.DataFrame:
-        """A table of decoded values, constants and new keys."""
+        """A table of decoded values, constants and new keys; values is empty afterwards."""
         columns: dict[str, Any] = {}
         for column in self.schema:
             if column.kind is Kind.ID:
@@ -150,7 +150,7 @@ class Encoder:
             else:
                 encoding = self.encodings[self.block_of[column.name]]
                 known = encoding.known if isinstance(encoding, DiscreteEncoding) else ()
-                columns[column.name] = as_column(column, values[column.name], known)
+                columns[column.name] = as_column(column, values.pop(column.name), known)
         return pd.DataFrame(columns, copy=False)
 
     def to_dict(self) -> dict[str, Any]:

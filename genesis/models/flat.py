@@ -32,8 +32,8 @@ REFERENCE_SEED = 0
 CALIBRATION_ROWS = 4096
 """Their number, where codes are calibrated on them."""
 
-_CHUNK_FLOATS = 2**23
-"""Numbers that one chunk of generated rows may need: 32 MiB of float32."""
+_CHUNK_FLOATS = 2**22
+"""Numbers that one chunk of generated rows may need: 16 MiB of float32."""
 
 
 class FlatModel(ABC):
@@ -214,7 +214,7 @@ class FlatModel(ABC):
     @property
     def _chunk(self) -> int:
         """Rows that are generated at a time."""
-        return min(8192, max(256, _CHUNK_FLOATS // self._row_floats))
+        return min(4096, max(256, _CHUNK_FLOATS // self._row_floats))
 
     def _add_adam(
         self,

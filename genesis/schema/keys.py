@@ -10,6 +10,7 @@ import itertools
 import re
 import string
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -95,21 +96,23 @@ def _class(token: str) -> str:
     return "9" if letter in "0123456789" else "A" if letter.isupper() else "a"
 
 
-def merge_shapes(one: str, other: str) -> str:
-    """The narrowest shape of both. The order of merging several does not matter."""
-    if one == other:
-        return one
-    if {one, other} & {"integer", "uuid"}:
+def merge_shapes(shapes: Iterable[str]) -> str:
+    """The narrowest shape of all. Taken together, because pair by pair the order would matter."""
+    distinct = sorted(set(shapes), key=len)
+    if len(distinct) == 1:
+        return distinct[0]
+    if {"integer", "uuid"} & set(distinct):
         return ANY_TEXT
-    a, b = shape_tokens(one), shape_tokens(other)
-    if len(a) == len(b):
+    tokens = [shape_tokens(shape) for shape in distinct]
+    if len({len(each) for each in tokens}) == 1:
         return "".join(
-            x if x == y else max(_class(x), _class(y), key=_CLASSES.index)
-            for x, y in zip(a, b, strict=True)
+            place[0] if len(set(place)) == 1 else max(map(_class, place), key=_CLASSES.index)
+            for place in zip(*tokens, strict=True)
         )
-    heads = [list(itertools.dropwhile("9".__eq__, reversed(tokens))) for tokens in (a, b)]
-    if heads[0] == heads[1] and len(heads[0]) < min(len(a), len(b)):
-        return max(one, other, key=len)  # numbers that differ in their digits
+    # Numbers that differ in how many digits they have: what stands before is the same.
+    heads = {tuple(itertools.dropwhile("9".__eq__, reversed(each))) for each in tokens}
+    if len(heads) == 1 and len(heads.pop()) < len(tokens[0]):
+        return max(distinct, key=lambda shape: len(shape_tokens(shape)))
     return ANY_TEXT
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -101,7 +100,7 @@ def _merged_format(kind: Kind, parts: Mapping[str, Column]) -> str | None:
     """
     if kind is Kind.ID:
         shapes = (part.format or ANY_TEXT for part in parts.values() if part.kind is Kind.ID)
-        return reduce(merge_shapes, shapes)
+        return merge_shapes(shapes)
     if kind is not Kind.DATETIME:
         return None
     # Dates that read both ways say nothing of which way is meant if others do.
