@@ -227,14 +227,13 @@ class Synthesizer:
             self._calls += 1
         else:
             rng = generator(check_seed(seed), Stream.GENERATION, 1)
-        chunks = [
-            self._values(min(CHUNK_ROWS, n - start), asked, rng)
-            for start in range(0, max(n, 1), CHUNK_ROWS)
-        ]
-        # Column by column, so that never more than one of them exists twice.
-        values = {
-            name: np.concatenate([chunk.pop(name) for chunk in chunks]) for name in list(chunks[0])
-        }
+        values: dict[str, npt.NDArray[Any]] = {}
+        for start in range(0, max(n, 1), CHUNK_ROWS):
+            chunk = slice(start, min(start + CHUNK_ROWS, n))
+            for name, part in self._values(chunk.stop - start, asked, rng).items():
+                if name not in values:  # filled in place: joined chunks would exist twice
+                    values[name] = np.empty(n, part.dtype)
+                values[name][chunk] = part
         return encoder.assemble(values, n, rng)
 
     def _values(
