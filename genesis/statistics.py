@@ -329,7 +329,8 @@ def _merge_labels(
             union |= set(shard.get(column.name, ()))
         if any(isinstance(label, str) for label in union):
             union = {str(label) for label in union}
-        merged[column.name] = tuple(sorted(union, key=lambda x: x))  # type: ignore[arg-type,return-value]
+        # All text or all numbers by now, so that they can be compared.
+        merged[column.name] = tuple(sorted(union))  # type: ignore[type-var]
     return merged
 
 
