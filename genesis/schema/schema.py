@@ -112,7 +112,7 @@ class Schema:
         )
 
     @classmethod
-    def merge(cls, schemas: Mapping[str, Schema]) -> Self:
+    def merge(cls, schemas: Mapping[str, Schema], *, owner: str = "client '{}'") -> Self:
         """The schema that the tables of all clients have.
 
         It is the schema that their pooled rows would have, as far as single schemas can tell, and
@@ -121,6 +121,7 @@ class Schema:
 
         Args:
             schemas: Client id -> the schema of its rows; at least one.
+            owner: How messages call the owner of a schema, with {} for its key.
 
         Raises:
             SchemaError: A client lacks a column, or has one too many or of another kind.
@@ -129,11 +130,11 @@ class Schema:
         first = schemas[clients[0]]
         for client in clients[1:]:
             _check_names(
-                schemas[client].names, first.names, f"client '{client}'", f"client '{clients[0]}'"
+                schemas[client].names, first.names, owner.format(client), owner.format(clients[0])
             )
         return cls(
             tuple(
-                merge_columns({f"client '{client}'": schemas[client][name] for client in clients})
+                merge_columns({owner.format(client): schemas[client][name] for client in clients})
                 for name in first.names
             )
         )

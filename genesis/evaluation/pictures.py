@@ -1,0 +1,131 @@
+"""What a report draws: distributions side by side, and how far pairs of columns agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from genesis.schema import Kind
+
+if TYPE_CHECKING:
+    from genesis.evaluation.fidelity import Fidelity
+    from genesis.evaluation.rows import Aligned, Rows
+
+__all__ = ["distributions", "trends"]
+
+BINS = 40
+"""Bars of a numeric column."""
+
+CATEGORIES = 20
+"""Bars of a discrete column; the rest share one."""
+
+SMALL_CELL = 5
+"""Categories of fewer real rows have no bar of their own: a report is shown around."""
+
+TAIL = 0.001
+"""Share of the real rows that may lie beyond the first bar, and beyond the last."""
+
+
+def distributions(aligned: Aligned) -> dict[str, dict[str, Any]]:
+    """The share of rows in every bar of every column, for each table.
+
+    Bars are chosen by the real rows and those of the synthetic table; numbers that lie outside of
+    them count in the outermost ones.
+
+    Args:
+        aligned: Tables "real" and "synthetic", and "holdout" if there is one.
+
+    Returns:
+        Column -> {"kind", "edges" or "labels", and for each table the shares; "nulls" of numbers
+        have shares of their own}.
+    """
+    columns = aligned.rows["real"].columns
+    drawn = {}
+    for place, name in enumerate(columns.numeric):
+        drawn[name] = _numeric(aligned, place, name)
+    for place, name in enumerate(columns.discrete):
+        drawn[name] = _discrete(aligned.rows, place)
+    return {name: drawn[name] for name in sorted(drawn)}
+
+
+def _numeric(aligned: Aligned, place: int, name: str) -> dict[str, Any]:
+    """One numeric column."""
+    cells = {table: rows.numeric[:, place] for table, rows in aligned.rows.items()}
+    known = {table: values[~np.isnan(values)] for table, values in cells.items()}
+    edges = _edges(known["real"], known["synthetic"])
+    column = aligned.schema[name]
+    picture: dict[str, Any] = {"kind": str(column.kind), "edges": edges.tolist()}
+    if column.kind is Kind.DATETIME:
+        ticks = np.rint(edges).astype(np.int64).astype(f"datetime64[{column.unit}]")
+        picture["edges"] = [str(tick) for tick in ticks]
+    for table in ("real", "synthetic", "holdout"):
+        if table not in cells:
+            picture[table] = None
+            continue
+        counts, _ = np.histogram(np.clip(known[table], edges[0], edges[-1]), edges)
+        picture[table] = (counts / max(len(cells[table]), 1)).tolist()
+    picture["nulls"] = {table: float(np.isnan(values).mean()) for table, values in cells.items()}
+    return picture
+
+
+def _edges(
+    real: npt.NDArray[np.float64], synthetic: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Edges of bars that hold nearly all numbers of both tables."""
+    ends = [np.quantile(each, [TAIL, 1 - TAIL]) for each in (real, synthetic) if len(each)]
+    low = min((float(end[0]) for end in ends), default=0.0)
+    high = max((float(end[1]) for end in ends), default=1.0)
+    if low == high:
+        return np.array([low - 0.5, high + 0.5])
+    return np.linspace(low, high, BINS + 1)
+
+
+def _discrete(tables: Mapping[str, Rows], place: int) -> dict[str, Any]:
+    """One discrete column."""
+    columns = tables["real"].columns
+    size, known = columns.sizes[place], columns.categories[place]
+    counts = {
+        name: np.bincount(rows.codes[:, place], minlength=size) for name, rows in tables.items()
+    }
+    real = counts["real"]
+    common = np.argsort(-real[1:], kind="stable") + 1
+    shown = [int(code) for code in common[:CATEGORIES] if real[code] >= SMALL_CELL]
+    others = [code for code in range(1, size) if code not in set(shown)]
+    picture: dict[str, Any] = {"kind": "discrete", "labels": [str(known[c - 1]) for c in shown]}
+    has_null = any(count[0] for count in counts.values())
+    if others:
+        picture["labels"].append(f"{len(others):,} others")
+    if has_null:
+        picture["labels"].append("null")
+    for table in ("real", "synthetic", "holdout"):
+        if table not in counts:
+            picture[table] = None
+            continue
+        count = counts[table]
+        bars = [int(count[code]) for code in shown]
+        bars += [int(count[others].sum())] * bool(others) + [int(count[0])] * has_null
+        picture[table] = [bar / max(int(count.sum()), 1) for bar in bars]
+    return picture
+
+
+def trends(found: Fidelity) -> dict[str, Any]:
+    """Scores of pairs of columns as a matrix: None where a pair has none, 1 on the diagonal."""
+    pairs = found.to_dict()["pairs"]
+    names = sorted({name for pair in pairs for name in pair["columns"]})
+    place = {name: i for i, name in enumerate(names)}
+
+    def matrix(key: str) -> list[list[float | None]] | None:
+        if not any(pair.get(key) is not None for pair in pairs):
+            return None
+        cells: list[list[float | None]] = [
+            [1.0 if i == j else None for j in range(len(names))] for i in range(len(names))
+        ]
+        for pair in pairs:
+            i, j = (place[name] for name in pair["columns"])
+            cells[i][j] = cells[j][i] = pair.get(key)
+        return cells
+
+    return {"columns": names} | {key: matrix(key) for key in ("score", "real", "synthetic")}
