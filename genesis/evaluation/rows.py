@@ -140,11 +140,9 @@ def align(
         if table.empty:
             raise DataError(f"{OWNERS[name]} has no rows", got=f"{table.shape[1]} columns")
     if schema is None:
-        found = {OWNERS[name]: _inferred(given, name, discrete_columns) for name in given}
-        schema = Schema.merge(found, owner="{}")
+        schema = _merged(given, discrete_columns)
     else:
-        schema = schema.discretise(discrete_columns)
-        schema = Schema(tuple(replace(c, nulls=True, categories=None) for c in schema))
+        schema = _lenient(schema.discretise(discrete_columns), given)
     schema = Schema(tuple(sorted(schema, key=lambda column: column.name)))
     if all(column.kind in (Kind.ID, Kind.CONSTANT) for column in schema):
         raise SchemaError(
@@ -161,15 +159,33 @@ def align(
     return Aligned(schema, frames, rows)
 
 
-def _inferred(
-    tables: Mapping[str, pd.DataFrame], name: str, discrete_columns: Sequence[str]
-) -> Schema:
-    """The schema of one table, which is named in what goes wrong."""
-    try:
-        return Schema.infer(tables[name], discrete_columns)
-    except GenesisError as error:
-        what = f"{OWNERS[name]}: {error.what}"
-        raise type(error)(what, got=error.got, do=error.do) from error
+def _merged(tables: Mapping[str, pd.DataFrame], discrete_columns: Sequence[str]) -> Schema:
+    """What all tables together say that their columns are."""
+    found = {}
+    for name, table in tables.items():
+        try:
+            found[OWNERS[name]] = Schema.infer(table, discrete_columns)
+        except GenesisError as error:  # name the table in what goes wrong
+            what = f"{OWNERS[name]}: {error.what}"
+            raise type(error)(what, got=error.got, do=error.do) from error
+    return Schema.merge(found, owner="{}")
+
+
+def _lenient(schema: Schema, tables: Mapping[str, pd.DataFrame]) -> Schema:
+    """A schema that takes its tables as they are, as long as kinds are right.
+
+    Nulls and new categories are allowed, and what should be constant is what the tables say.
+    """
+    columns = []
+    for column in schema:
+        having = {name: table for name, table in tables.items() if column.name in table}
+        if column.kind is Kind.CONSTANT and having:
+            cells = {name: table[[column.name]] for name, table in having.items()}
+            named = [column.name] if column.of is Kind.CATEGORICAL else []
+            columns.append(_merged(cells, named)[column.name])
+        else:
+            columns.append(replace(column, nulls=True, categories=None))
+    return Schema(tuple(columns))
 
 
 def _as_rows(schema: Schema, frames: Mapping[str, pd.DataFrame]) -> dict[str, Rows]:

@@ -11,7 +11,7 @@ from genesis.evaluation.neighbours import choose_bandwidth, neighbourhood
 @pytest.fixture(params=[2**24, 300], ids=["one block", "many blocks"])
 def blocks(request, monkeypatch) -> None:
     monkeypatch.setattr(neighbours, "BLOCK_FLOATS", request.param)
-    monkeypatch.setattr(neighbours, "BLOCK_CORPUS", min(request.param, 2**15) // 10)
+    monkeypatch.setattr(neighbours, "BLOCK_CORPUS", min(request.param, 2**12) // 10)
 
 
 def points(n: int, d: int = 5, seed: int = 0) -> torch.Tensor:

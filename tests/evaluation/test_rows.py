@@ -90,6 +90,14 @@ def test_a_schema_says_what_kinds_there_are_but_not_what_may_occur() -> None:
     assert (rows["synthetic"].codes[:, 0] == 0).sum() == 1
 
 
+@pytest.mark.parametrize("there", ["north", "south", None])
+def test_a_constant_of_the_schema_may_be_something_else(there) -> None:
+    real = pd.DataFrame({"x": [1.5, 2.5], "where": "north"})
+    synthetic = pd.DataFrame({"x": [1.5, 3.5], "where": [there, "north"]})
+    aligned = align({"real": real, "synthetic": synthetic}, schema=Schema.infer(real))
+    assert aligned.rows["real"].columns.discrete == (() if there == "north" else ("where",))
+
+
 def test_concat_and_take() -> None:
     rows = align({"real": dirty_table(50)}).rows["real"]
     both = Rows.concat([rows.take(slice(0, 20)), rows.take(np.arange(20, 50))])
