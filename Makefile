@@ -17,10 +17,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)  ## Train one generator on the flights of three airports and write synthetic ones
 	rm -rf build/demo
-	$(BIN)/python examples/demo_data.py build/demo/airports
+	$(BIN)/python examples/demo_data.py build/demo
 	$(BIN)/genesis federated simulate build/demo/airports/*.csv --method tvae --rounds 5 \
 		--local-epochs 10 --seed 0 --discrete-columns month --output build/demo/synthetic.csv \
-		--model build/demo/flights.model --json build/demo/rounds.json
+		--model build/demo/flights.model --json build/demo/rounds.json \
+		--holdout build/demo/holdout.csv --target arr_delay --report build/demo/report.html
 	head -n 5 build/demo/synthetic.csv
 
 test: $(INSTALLED)  ## Run the tests

@@ -16,6 +16,8 @@ genesis = Commands(
         "schema": (".schema:schema", "Show what the columns of tables are taken for."),
         "fit": (".fit:fit", "Train a generator on one table."),
         "generate": (".generate:generate", "Write synthetic rows from a trained generator."),
+        "evaluate": (".evaluate:evaluate", "Measure how good synthetic rows are."),
+        "audit": (".audit:audit", "Attack synthetic rows, to see whether they leak."),
         "partition": (".partition:partition", "Divide a table among clients."),
         "federated": (".federated:federated", "Train one generator over many tables."),
     },
@@ -25,6 +27,7 @@ genesis = Commands(
     Examples:
       genesis fit patients.csv --output patients.model
       genesis generate patients.model --rows 1000 --output synthetic.csv
+      genesis evaluate --real patients.csv --synthetic synthetic.csv --report report.html
       genesis federated simulate north.csv south.csv west.csv --output synthetic.csv
     """,
     epilog="Tables are CSV, gzipped CSV or Parquet, told by their names (.csv, .csv.gz, .parquet). "

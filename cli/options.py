@@ -20,15 +20,18 @@ __all__ = [
     "device",
     "discrete_columns",
     "epochs",
+    "fixed_seed",
     "max_categories",
     "method",
     "number",
     "option",
     "output",
     "quiet",
+    "report",
     "schema",
     "seed",
     "split_columns",
+    "table",
     "text",
     "whole",
 ]
@@ -48,6 +51,7 @@ option = partial(click.option, cls=Option)
 text = partial(option, metavar="NAME", show_default=True)
 whole = partial(option, type=int, metavar="N", show_default=True)
 number = partial(option, type=float, metavar="X", show_default=True)
+table = partial(option, type=click.Path(path_type=Path), metavar="TABLE")
 
 
 class Words(click.ParamType[tuple[str, ...]]):
@@ -128,6 +132,10 @@ max_categories = whole(
 )
 device = text("--device", default="auto", help="Where to compute: auto, cpu or cuda.")
 seed = whole("--seed", help="Makes the result repeatable. [default: drawn]")
+fixed_seed = whole("--seed", default=0, help="Decides whatever is drawn.")
+report = option(
+    "--report", type=FILE, metavar="FILE", help="Page to write: one HTML file that opens offline."
+)
 quiet = option("--quiet", is_flag=True, help="Show nothing but errors.")
 
 

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import genesis
+import genesis.evaluation
 import genesis.federated
 from genesis.federated.plan import Plan, read_choices
-from genesis.progress import losses_as_text
+from genesis.progress import ProgressBar, losses_as_text
 
 from . import options
 from .clients import name_clients
 from .outputs import check_outputs, say, write_json
+from .scores import evaluation_as_text
 
 if TYPE_CHECKING:
-    from genesis import FederatedSynthesizer
+    from genesis import FederatedSynthesizer, Report
     from genesis.federated.callbacks import RoundReport
 
 __all__ = ["simulate"]
@@ -52,6 +54,9 @@ def _read_plan(ctx: click.Context, _: click.Parameter, path: Path | None) -> dic
 @options.whole("--rows", help="Synthetic rows. [default: as many as the tables have]")
 @options.option("--model", type=options.FILE, metavar="MODEL", help="File for the trained model.")
 @options.option("--json", type=options.FILE, metavar="FILE", help="File for an account, as JSON.")
+@options.report
+@options.table("--holdout", help="Rows of no client, to evaluate and attack the synthetic ones.")
+@options.option("--target", metavar="COLUMN", help="Column that models are to predict.")
 @options.option(
     "--plan",
     type=options.FILE,
@@ -120,6 +125,9 @@ def simulate(
     rows: int | None,
     model: Path | None,
     json: Path | None,
+    report: Path | None,
+    holdout: Path | None,
+    target: str | None,
     plan: dict[str, Any],
     epochs: int | None,
     config: tuple[tuple[str, Any], ...],
@@ -138,7 +146,8 @@ def simulate(
     """Run a whole federation on this machine: every table is a client.
 
     Clients are called like their files. The synthetic rows are written at the end, beside a model
-    and an account of the run if they are asked for.
+    and an account of the run if they are asked for. With --report, --holdout or --target they are
+    evaluated too, as by 'genesis evaluate' with the rows of all clients.
 
     \b
     Examples:
@@ -147,14 +156,20 @@ def simulate(
           --discrete-columns ward,outcome --seed 1 --output synthetic.csv --model ward.model
       genesis federated simulate sites/*.csv --plan plan.toml --json rounds.json \\
           --checkpoint saved --output synthetic.csv
+      genesis federated simulate sites/*.csv --holdout other.csv --target outcome \\
+          --output synthetic.csv --report report.html
     """
     started = time.perf_counter()
     if resume and checkpoint is None:
         raise click.UsageError("--resume needs --checkpoint")
     clients = name_clients(tables)
-    check_outputs(tables, tables=[output], files=[model, json], folders=[checkpoint])
+    inputs = [*tables, *([holdout] if holdout else [])]
+    check_outputs(inputs, tables=[output], files=[model, json, report], folders=[checkpoint])
     if rows is not None and rows < 0:
         raise genesis.PlanError("the number of rows must be at least 0", got=str(rows))
+    evaluates = bool(report or holdout or target)
+    if evaluates and rows == 0:
+        raise click.UsageError("--rows 0 leaves nothing for --report, --holdout and --target")
 
     choices = plan | choices
     choices["config"] = plan.get("config", {}) | dict(config)
@@ -177,8 +192,15 @@ def simulate(
         device=device,
         callbacks=[*callbacks, genesis.federated.ProgressCallback(quiet=quiet)],
     )
+    import pandas as pd  # here, because help texts come at once without it
+
     shards = {client: genesis.read_table(path) for client, path in clients.items()}
     sizes = {client: len(shard) for client, shard in shards.items()}
+    held = genesis.read_table(holdout) if holdout else None
+    pooled = pd.concat(shards.values(), ignore_index=True) if evaluates else None
+    if pooled is not None:
+        given = synthesizer.plan.discrete_columns
+        genesis.evaluation.check_tables(pooled, held, target, discrete_columns=given)
     synthesizer.fit(shards, resume_from=checkpoint if resume else None)
     generating = time.perf_counter()
     synthetic = synthesizer.generate(sum(sizes.values()) if rows is None else rows)
@@ -186,17 +208,40 @@ def simulate(
     genesis.write_table(synthetic, output)
     if model is not None:
         synthesizer.save(model)
+    scores = None
+    if pooled is not None:
+        evaluating = time.perf_counter()
+        with ProgressBar("steps", quiet=quiet) as bar:
+            scores = genesis.evaluate(
+                pooled,
+                synthetic,
+                holdout=held,
+                target=target,
+                schema=synthesizer.schema,
+                losses=[dict(each.metrics) for each in synthesizer.history],
+                device=device,
+                progress=bar.show,
+            )
+        seconds["evaluation"] = time.perf_counter() - evaluating
     seconds["total"] = time.perf_counter() - started
+    if report is not None and scores is not None:
+        scores.save(report)
     if json is not None:
-        write_json(json, _account(synthesizer, sizes, seconds))
+        write_json(json, _account(synthesizer, sizes, seconds, scores))
     say(_summary(synthesizer, sizes, seconds), quiet=quiet)
+    if scores is not None:
+        click.echo(evaluation_as_text(scores.to_dict()))
     say(f"{len(synthetic):,} synthetic rows in {output}", quiet=quiet)
-    if model is not None:
-        say(f"model in {model}", quiet=quiet)
+    for what, path in (("model", model), ("report", report)):
+        if path is not None:
+            say(f"{what} in {path}", quiet=quiet)
 
 
 def _account(
-    synthesizer: FederatedSynthesizer, sizes: Mapping[str, int], seconds: Mapping[str, float]
+    synthesizer: FederatedSynthesizer,
+    sizes: Mapping[str, int],
+    seconds: Mapping[str, float],
+    scores: Report | None,
 ) -> dict[str, Any]:
     """What happened, for a program to read. Rounds count from 1."""
     plan = synthesizer.plan
@@ -208,6 +253,7 @@ def _account(
         "rounds": [_round(report) for report in synthesizer.history],
         "seconds": dict(seconds),
         "epsilon": None,
+        "evaluation": None if scores is None else scores.to_dict(),
     }
 
 

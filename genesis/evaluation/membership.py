@@ -30,7 +30,16 @@ from genesis.evaluation.rows import Rows
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Control", "Finding", "Membership", "check_disjoint", "judge", "membership", "worst"]
+__all__ = [
+    "Control",
+    "Finding",
+    "Membership",
+    "check_disjoint",
+    "check_sizes",
+    "judge",
+    "membership",
+    "worst",
+]
 
 Floats = npt.NDArray[np.float64]
 Curve = tuple[tuple[float, ...], tuple[float, ...]]
@@ -198,7 +207,7 @@ def membership(
     attackers = {name: create_attack(name) for name in names}
     if not names:
         raise PlanError("there is no attack to make", do=f"name some of {', '.join(ATTACKS)}")
-    _check_sizes(members, non_members)
+    check_sizes(members, non_members)
     check_disjoint(members, non_members)
     if reference is not None:
         # With its own row in the reference, a target would seem to be a non-member at once.
@@ -310,7 +319,7 @@ def check_disjoint(
     )
 
 
-def _check_sizes(members: Rows, non_members: Rows) -> None:
+def check_sizes(members: Rows, non_members: Rows) -> None:
     """Refuse tables that are too small for any interval to say something."""
     for name, rows, fewest in (
         ("members", members, FEWEST_MEMBERS),

@@ -11,10 +11,11 @@ import numpy.typing as npt
 from genesis.schema import Kind
 
 if TYPE_CHECKING:
-    from genesis.evaluation.fidelity import Fidelity
+    from genesis.evaluation.fidelity import Quality
+    from genesis.evaluation.membership import Membership
     from genesis.evaluation.rows import Aligned, Rows
 
-__all__ = ["distributions", "trends"]
+__all__ = ["curves", "distributions", "trends"]
 
 BINS = 40
 """Bars of a numeric column."""
@@ -55,8 +56,8 @@ def _numeric(aligned: Aligned, place: int, name: str) -> dict[str, Any]:
     """One numeric column."""
     cells = {table: rows.numeric[:, place] for table, rows in aligned.rows.items()}
     known = {table: values[~np.isnan(values)] for table, values in cells.items()}
-    edges = _edges(known["real"], known["synthetic"])
     column = aligned.schema[name]
+    edges = _edges(known["real"], known["synthetic"], whole=column.decimals == 0)
     picture: dict[str, Any] = {"kind": str(column.kind), "edges": edges.tolist()}
     if column.kind is Kind.DATETIME:
         ticks = np.rint(edges).astype(np.int64).astype(f"datetime64[{column.unit}]")
@@ -72,7 +73,7 @@ def _numeric(aligned: Aligned, place: int, name: str) -> dict[str, Any]:
 
 
 def _edges(
-    real: npt.NDArray[np.float64], synthetic: npt.NDArray[np.float64]
+    real: npt.NDArray[np.float64], synthetic: npt.NDArray[np.float64], *, whole: bool
 ) -> npt.NDArray[np.float64]:
     """Edges of bars that hold nearly all numbers of both tables."""
     ends = [np.quantile(each, [TAIL, 1 - TAIL]) for each in (real, synthetic) if len(each)]
@@ -80,7 +81,13 @@ def _edges(
     high = max((float(end[1]) for end in ends), default=1.0)
     if low == high:
         return np.array([low - 0.5, high + 0.5])
-    return np.linspace(low, high, BINS + 1)
+    if not whole:
+        return np.linspace(low, high, BINS + 1)
+    # Every bar holds equally many whole numbers: others would make a comb of an even distribution.
+    low, high = np.floor(low), np.ceil(high)
+    width = np.ceil((high - low + 1) / BINS)
+    bars = np.ceil((high - low + 1) / width)
+    return np.asarray(low - 0.5 + width * np.arange(bars + 1))
 
 
 def _discrete(tables: Mapping[str, Rows], place: int) -> dict[str, Any]:
@@ -97,7 +104,7 @@ def _discrete(tables: Mapping[str, Rows], place: int) -> dict[str, Any]:
     picture: dict[str, Any] = {"kind": "discrete", "labels": [str(known[c - 1]) for c in shown]}
     has_null = any(count[0] for count in counts.values())
     if others:
-        picture["labels"].append(f"{len(others):,} others")
+        picture["labels"].append("1 other" if len(others) == 1 else f"{len(others):,} others")
     if has_null:
         picture["labels"].append("null")
     for table in ("real", "synthetic", "holdout"):
@@ -111,21 +118,38 @@ def _discrete(tables: Mapping[str, Rows], place: int) -> dict[str, Any]:
     return picture
 
 
-def trends(found: Fidelity) -> dict[str, Any]:
-    """Scores of pairs of columns as a matrix: None where a pair has none, 1 on the diagonal."""
-    pairs = found.to_dict()["pairs"]
-    names = sorted({name for pair in pairs for name in pair["columns"]})
+def trends(found: Quality, mirrored: Quality) -> dict[str, Any]:
+    """How pairs of columns depend on each other in both tables, and how far they agree.
+
+    Args:
+        found: The quality of the synthetic rows.
+        mirrored: The same with the tables exchanged, which tells of the synthetic rows what the
+            other tells of the real ones.
+
+    Returns:
+        "columns", and matrices "score", "real" and "synthetic": None where a pair has no value.
+    """
+    names = sorted({name for pair in found.pairs for name in pair.columns})
     place = {name: i for i, name in enumerate(names)}
+    values = {
+        "score": {pair.columns: pair.score.score for pair in found.pairs},
+        "real": {pair.columns: pair.real for pair in found.pairs},
+        "synthetic": {pair.columns: pair.real for pair in mirrored.pairs},
+    }
+    drawn: dict[str, Any] = {"columns": names}
+    for key, pairs in values.items():
+        cells: list[list[float | None]] = [[None] * len(names) for _ in names]
+        for i in range(len(names)):
+            cells[i][i] = 1.0
+        for (a, b), value in pairs.items():
+            cells[place[a]][place[b]] = cells[place[b]][place[a]] = value
+        drawn[key] = cells
+    return drawn
 
-    def matrix(key: str) -> list[list[float | None]] | None:
-        if not any(pair.get(key) is not None for pair in pairs):
-            return None
-        cells: list[list[float | None]] = [
-            [1.0 if i == j else None for j in range(len(names))] for i in range(len(names))
-        ]
-        for pair in pairs:
-            i, j = (place[name] for name in pair["columns"])
-            cells[i][j] = cells[j][i] = pair.get(key)
-        return cells
 
-    return {"columns": names} | {key: matrix(key) for key in ("score", "real", "synthetic")}
+def curves(attacked: Membership) -> dict[str, Any]:
+    """ROC curves of the attacks, and those of the best attack on each control."""
+    return {
+        name: {"fpr": list(fpr), "tpr": list(tpr), "control": name in attacked.power}
+        for name, (fpr, tpr) in attacked.curves.items()
+    }

@@ -15,6 +15,7 @@ from genesis.errors import PlanError, nearest_names
 
 if TYPE_CHECKING:
     import numpy as np
+    import numpy.typing as npt
     import torch
 
     from genesis.codes import Codes, Condition, Layout
@@ -118,6 +119,20 @@ class GenerativeModel(Protocol):
             ConditionError: The condition allows no code of some block, or does not fit the layout.
         """
 
+    def row_scores(
+        self, rows: Codes, rng: np.random.Generator, *, generator_only: bool = False
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """How well the model knows each row: name of a score -> (n,), the higher the better.
+
+        For those who want to know how much a model remembers of the rows that it was trained on.
+
+        Args:
+            rows: The rows. A block whose code is -1 counts nothing.
+            rng: Draws latent numbers, the same for all rows: no row's score depends on the others.
+            generator_only: Leave out scores that need more than the part "generator", which is all
+                that a model file holds. There may be none left.
+        """
+
     def optimiser_state(self) -> dict[str, torch.Tensor]:
         """What the optimiser remembers between calls of `train`: copies on the CPU."""
 
@@ -144,7 +159,7 @@ def create_model(
     *,
     device: str | torch.device = "cpu",
     seed: int = 0,
-    frequencies: np.ndarray[Any, np.dtype[np.float64]] | None = None,
+    frequencies: npt.NDArray[np.float64] | None = None,
 ) -> GenerativeModel:
     """Build the model called name.
 

@@ -44,14 +44,15 @@ def whole(at_least: int) -> Check:
     return check
 
 
-def number(at_least: float = 0.0, *, above: float = -math.inf) -> Check:
+def number(at_least: float = 0.0, *, above: float = -math.inf, below: float = math.inf) -> Check:
     """A finite number."""
 
     def check(value: Any) -> float:
         real = isinstance(value, Real) and not isinstance(value, bool)
-        if not real or not at_least <= value < math.inf or value <= above:
+        if not real or not at_least <= value < below or value <= above:
+            needed = f"above {above:g}" if above >= at_least else f"≥ {at_least:g}"
             raise ValueError(
-                f"a number above {above:g}" if above >= at_least else f"a number ≥ {at_least:g}"
+                f"a number {needed}" + ("" if below == math.inf else f" and < {below:g}")
             )
         return float(value)
 

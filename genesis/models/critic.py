@@ -66,7 +66,7 @@ class Critic:
         Args:
             packs: (2G, pac (F + C)): G packs of fake rows, then G of real rows.
             mixing: (G, 1) in [0, 1): the penalty is taken at mixing real + (1 - mixing) fake.
-            dropout: Of every hidden layer (3G, width), 0 or 2: fake, real and mixed packs.
+            dropout: Masks (3G, width) of every hidden layer: fake, real and mixed packs.
 
         Returns:
             mean(score of fake) - mean(score of real), and the gradient penalty.
@@ -114,6 +114,13 @@ class Critic:
         u = _backward_chain(self._output.weight * (-1 / len(packs)), slopes, self._hidden)
         return loss, u[0] @ self._hidden[0].weight
 
+    def score(self, packs: Tensor) -> Tensor:
+        """Scores (G,) of packs (G, pac (F + C)), without dropout."""
+        x = packs
+        for layer in self._hidden:
+            x = torch.nn.functional.leaky_relu(layer(x), _LEAK)
+        return self._output(x).squeeze(1)
+
 
 def critic_shapes(inputs: int, dims: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of the parameters, in the order of the reference implementation."""
@@ -123,19 +130,30 @@ def critic_shapes(inputs: int, dims: tuple[int, ...]) -> Iterator[tuple[str, tup
 
 
 def draw_dropout(
-    n: int, dims: tuple[int, ...], like: Tensor, generator: torch.Generator
+    rate: float, n: int, dims: tuple[int, ...], like: Tensor, generator: torch.Generator
 ) -> list[Tensor]:
-    """Dropout masks (n, width) of the hidden layers: 0 or 2 with equal chances.
-
-    One random bit decides an entry, not one random float: 64 of them come from one draw.
-    """
+    """Dropout masks (n, width) of the hidden layers: 0 with chance rate, else 1 / (1 - rate)."""
     sizes = [n * width for width in dims]
-    words = torch.empty(-(-sum(sizes) // 64), dtype=torch.int64, device=like.device)
+    if rate == 0.5:
+        masks = _coins(sum(sizes), like, generator).mul_(2)
+    else:
+        masks = like.new_ones(sum(sizes))
+        if rate:  # nothing is drawn for what is certain
+            masks.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+    layers = zip(masks.split_with_sizes(sizes), dims, strict=True)
+    return [mask.view(n, width) for mask, width in layers]
+
+
+def _coins(n: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """(n,) numbers that are 0 or 1 with equal chances.
+
+    One random bit decides a number, not one random float: 64 of them come from one draw.
+    """
+    words = torch.empty(-(-n // 64), dtype=torch.int64, device=like.device)
     words.random_(-(2**63), None, generator=generator)
     shifts = torch.arange(8, dtype=torch.uint8, device=like.device)
     bits = (words.view(torch.uint8).unsqueeze(1) >> shifts).bitwise_and_(1)
-    masks = bits.view(-1)[: sum(sizes)].to(like.dtype).mul_(2).split_with_sizes(sizes)
-    return [mask.view(n, width) for mask, width in zip(masks, dims, strict=True)]
+    return bits.view(-1)[:n].to(like.dtype)
 
 
 def _slope(z: Tensor, mask: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from genesis.models.config import (
     widths,
 )
 from genesis.models.critic import Critic, critic_shapes, draw_dropout
-from genesis.models.flat import CALIBRATION_ROWS, REFERENCE_SEED, Drawer, FlatModel, seeded
+from genesis.models.flat import CALIBRATION_ROWS, REFERENCE_SEED, Drawer, FlatModel, Scorer, seeded
 from genesis.models.generator import Generator, Saved, generator_shapes
 from genesis.models.parameters import ParameterLayout
 from genesis.models.rows import TrainingRows
@@ -49,7 +49,7 @@ _BETAS = (0.5, 0.9)
 
 @dataclass(frozen=True)
 class CTGANConfig:
-    """The arguments of ctgan.CTGAN, with its defaults but for pac, and two more.
+    """The arguments of ctgan.CTGAN, with its defaults but for pac, and three more.
 
     Args:
         embedding_dim: Number of latent numbers of a row.
@@ -61,6 +61,8 @@ class CTGANConfig:
         discriminator_decay: Its weight decay.
         learning_rate: Replaces both learning rates, if given.
         batch_size: Rows of a step, a multiple of pac; `LocalTraining.batch_size` goes before it.
+        discriminator_dropout: Share of the critic's hidden numbers that a step leaves out, in
+            [0, 1). With less of it the critic learns single rows by heart sooner.
         discriminator_steps: Steps of the critic for one of the generator.
         log_frequency: Whether training draws categories by the logarithm of their frequency.
         calibrate: Whether generated codes are shifted to be as frequent as released counts say.
@@ -81,6 +83,7 @@ class CTGANConfig:
     discriminator_decay: float = option(1e-6, number())
     learning_rate: float | None = option(None, optional(number()))
     batch_size: int = option(500, whole(2))
+    discriminator_dropout: float = option(0.5, number(below=1))
     discriminator_steps: int = option(1, whole(1))
     log_frequency: bool = option(True, flag)
     calibrate: bool = option(True, flag)
@@ -304,7 +307,7 @@ class CTGAN(FlatModel):
             real_conditions=shuffled,
             rows=prepared.sampler.rows(n, shuffled, generator),
             mixing=torch.rand(packs, 1, device=self.device, dtype=self.dtype, generator=generator),
-            dropout=draw_dropout(3 * packs, self.config.discriminator_dim, self._vector, generator),
+            dropout=self._dropout(3 * packs, generator),
         )
 
     def draw_generator_noise(
@@ -316,9 +319,7 @@ class CTGAN(FlatModel):
             latent=self._normal(n, generator),
             gumbel=self._gumbel(n, generator),
             conditions=prepared.sampler.conditions(n, generator),
-            dropout=draw_dropout(
-                n // self.config.pac, self.config.discriminator_dim, self._vector, generator
-            ),
+            dropout=self._dropout(n // self.config.pac, generator),
         )
 
     def _write_fake(
@@ -369,6 +370,11 @@ class CTGAN(FlatModel):
     def _gumbel(self, n: int, generator: torch.Generator) -> Tensor:
         """(S, n) Gumbel numbers."""
         return draw_gumbel((self.blocks.n_softmax, n), self._vector, generator)
+
+    def _dropout(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """Masks (n, width) of the critic's hidden layers."""
+        rate, dims = self.config.discriminator_dropout, self.config.discriminator_dim
+        return draw_dropout(rate, n, dims, self._vector, generator)
 
     # What FlatModel asks for.
 
@@ -452,6 +458,22 @@ class CTGAN(FlatModel):
             return hidden
 
         return draw
+
+    def _scorer(self, generator_only: bool, generator: torch.Generator) -> Scorer:
+        """The critic's score of a pack filled with copies of a row, without a condition.
+
+        Other fillings (generated rows, their mean) and the row's own conditions were tried: they
+        tell members from others no better.
+        """
+        if generator_only:
+            return lambda _: {}
+        no_condition = self._vector.new_zeros(1, self.layout.condition_width)
+
+        def score(x: Tensor) -> dict[str, Tensor]:
+            row = torch.cat([x, no_condition.expand(len(x), -1)], dim=1)
+            return {"critic": self.critic.score(row.repeat(1, self.config.pac))}
+
+        return score
 
     @property
     def _row_floats(self) -> int:

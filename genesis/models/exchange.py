@@ -38,7 +38,7 @@ __all__ = ["ReleasedSampler", "ReleasedTransformer", "Span", "from_library", "to
 _CALLERS = ("enable_gpu", "cuda", "verbose")
 """Options that say how to run a model, not what it is."""
 
-_OURS = ("calibrate", "learning_rate", "sample_codes")
+_OURS = ("calibrate", "discriminator_dropout", "learning_rate", "sample_codes")
 """Options that ctgan does not have."""
 
 

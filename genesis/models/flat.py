@@ -21,10 +21,13 @@ from genesis.models.matmul import fast_matmul
 from genesis.models.parameters import ParameterLayout
 from genesis.models.rows import TrainingRows
 
-__all__ = ["CALIBRATION_ROWS", "REFERENCE_SEED", "Drawer", "FlatModel", "seeded"]
+__all__ = ["CALIBRATION_ROWS", "REFERENCE_SEED", "Drawer", "FlatModel", "Scorer", "seeded"]
 
 Drawer = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 """Draws n rows: scalars (n, T) and codes (n, blocks)."""
+
+Scorer = Callable[[Tensor], dict[str, Tensor]]
+"""Scores rows, given their features (B, F): name -> (B,)."""
 
 REFERENCE_SEED = 0
 """Seed of the rows that stand for all generated ones where something is derived from them."""
@@ -81,6 +84,10 @@ class FlatModel(ABC):
     @abstractmethod
     def _drawer(self, condition: Condition | None) -> Drawer:
         """What draws rows that satisfy the condition."""
+
+    @abstractmethod
+    def _scorer(self, generator_only: bool, generator: torch.Generator) -> Scorer:
+        """What scores rows; all that is random about it is drawn here, the same for every row."""
 
     @property
     @abstractmethod
@@ -178,6 +185,29 @@ class FlatModel(ABC):
                 scalars[chunk].copy_(drawn[0])
                 codes[chunk].copy_(drawn[1])
         return Codes(scalars.numpy(), codes.numpy())
+
+    def row_scores(
+        self, rows: Codes, rng: np.random.Generator, *, generator_only: bool = False
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """How well the model knows each row: name -> (n,), the higher the better.
+
+        Args:
+            rows: The rows. A block whose code is -1 counts nothing.
+            rng: Draws latent numbers, the same for all rows: no row's score depends on the others.
+            generator_only: Leave out what needs more than the part "generator".
+        """
+        generator = torch.Generator(self.device)
+        generator.manual_seed(int(rng.integers(2**63)))
+        parts: dict[str, list[Tensor]] = {}
+        with torch.inference_mode(), fast_matmul(self.device):
+            on_device = TrainingRows.of(rows, self.device, self.dtype)
+            score = self._scorer(generator_only, generator)
+            for chunk in torch.split(torch.arange(len(rows), device=self.device), self._chunk):
+                x = self._vector.new_empty(len(chunk), self.layout.width)
+                on_device.write(x, chunk, self.blocks)
+                for name, scores in score(x).items():
+                    parts.setdefault(name, []).append(scores)
+        return {name: torch.cat(scores).double().cpu().numpy() for name, scores in parts.items()}
 
     def optimiser_state(self) -> dict[str, Tensor]:
         """Moments and steps of every Adam: copies on the CPU; empty before any training."""

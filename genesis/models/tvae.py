@@ -14,6 +14,7 @@ with the first sum over scalars, the second over softmax blocks, and f the `loss
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ from genesis.codes import Condition, Layout
 from genesis.models import LocalTraining
 from genesis.models.config import device_choice, flag, number, option, parse, whole, widths
 from genesis.models.dense import Dense, dense_shapes, draw_dense
-from genesis.models.flat import CALIBRATION_ROWS, REFERENCE_SEED, Drawer, FlatModel, seeded
+from genesis.models.flat import CALIBRATION_ROWS, REFERENCE_SEED, Drawer, FlatModel, Scorer, seeded
 from genesis.models.parameters import ParameterLayout
 from genesis.models.rows import TrainingRows
 
@@ -38,6 +39,14 @@ _BETAS = (0.9, 0.999)
 
 _SIGMA = (0.01, 0.1, 1.0)
 """Least, initial and largest standard deviation of a scalar."""
+
+_PRIOR_DRAWS = 2**14
+"""Latent rows that the likelihood of a row is averaged over."""
+
+_PRIOR_DRAWS_AT_ONCE = 2**10
+
+_POSTERIOR_DRAWS = 8
+"""Draws that a row's ELBO is averaged over."""
 
 
 @dataclass(frozen=True)
@@ -293,6 +302,66 @@ class TVAE(FlatModel):
         """(n, E) latent numbers."""
         shape = n, self.config.embedding_dim
         return torch.randn(shape, device=self.device, dtype=self.dtype, generator=generator)
+
+    def _scorer(self, generator_only: bool, generator: torch.Generator) -> Scorer:
+        """Likelihood, reconstruction and ELBO of rows; for the last two the encoder is needed.
+
+        likelihood      log 1/M Σ_m p(x | z_m), with z_m ~ N(0, 1): importance sampling whose
+                        proposal is the prior, so the decoder alone is needed
+        reconstruction  log p(x | mu)
+        elbo            f 1/L Σ_l log p(x | mu + e_l exp(l / 2)) - KL, with e_l ~ N(0, 1): the
+                        loss of training with its sign changed
+
+        All leave out the normal distribution's constant.
+        """
+        latents = self._normal(_PRIOR_DRAWS, generator)
+        noise = self._normal(_POSTERIOR_DRAWS, generator)
+
+        def score(x: Tensor) -> dict[str, Tensor]:
+            likelihoods = [
+                self._likelihoods(z, x).logsumexp(0)
+                for z in torch.split(latents, _PRIOR_DRAWS_AT_ONCE)
+            ]
+            likelihood = torch.stack(likelihoods).logsumexp(0) - math.log(len(latents))
+            if generator_only:
+                return {"likelihood": likelihood}
+            mu, log_variance = self._latent(_relu_forward(self._compress, x)[-1]).chunk(2, dim=1)
+            std = torch.exp(0.5 * log_variance)
+            drawn = torch.stack([self._likelihood(torch.addcmul(mu, e, std), x) for e in noise])
+            divergence = 0.5 * (mu * mu + std * std - log_variance - 1).sum(1)
+            return {
+                "likelihood": likelihood,
+                "reconstruction": self._likelihood(mu, x),
+                "elbo": self.config.loss_factor * drawn.mean(0) - divergence,
+            }
+
+        return score
+
+    def _likelihood(self, z: Tensor, x: Tensor) -> Tensor:
+        """log p(x_i | z_i) for rows x (n, F), each with its own z (n, E): (n,)."""
+        tanh, log_p, sigma = self._predicted(z)
+        t = self.layout.n_scalars
+        squares = ((x[:, :t].t() - tanh) / sigma).square_().sum(0)
+        return (log_p * x[:, t:].t()).sum(0) - 0.5 * squares - sigma.log().sum()
+
+    def _likelihoods(self, z: Tensor, x: Tensor) -> Tensor:
+        """log p(x_i | z_m) for all rows x (n, F) and all z (M, E): (M, n), in matrix products.
+
+        (x - r)² / 2 sigma² = x² / 2 sigma² - x r / sigma² + r² / 2 sigma².
+        """
+        tanh, log_p, sigma = self._predicted(z)
+        t = self.layout.n_scalars
+        own, given = x[:, :t].t() / sigma, tanh / sigma
+        total = torch.addmm((x[:, t:] @ log_p).t(), given.t(), own)
+        total.sub_(0.5 * own.square().sum(0)).sub_(0.5 * given.square().sum(0).unsqueeze(1))
+        return total.sub_(sigma.log().sum())
+
+    def _predicted(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The decoder at z (M, E): its scalars (T, M), log p of codes (S, M) and sigma (T, 1)."""
+        t = self.layout.n_scalars
+        logits = self._output.columns(_relu_forward(self._decompress, z)[-1])
+        log_p = self.blocks.log_softmax(logits[t:], out=torch.empty_like(logits[t:]))
+        return torch.tanh(logits[:t]), log_p, self._sigma[:t].unsqueeze(1)
 
     @property
     def _row_floats(self) -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from genesis.codes import Condition, Layout
+from genesis.codes import Codes, Condition, Layout
 from genesis.errors import ConditionError, DataError, GenesisError, PlanError, TrainingError
 from genesis.models import MODELS, LocalTraining, create_model, model_class
 
@@ -216,6 +216,56 @@ def test_impossible_conditions(name, mixed, allowed, message):
         model.generate(1, Condition(allowed), rng())
 
 
+def test_rows_are_scored_one_by_one(name, layout, make_rows):
+    """Finite, reproducible, and the same in whatever company a row comes."""
+    rows = make_rows(layout, 70, unknown=0.2)
+    model = create_model(name, layout, SMALL[name], seed=1)
+    scores = model.row_scores(rows, rng())
+    assert scores
+    order = np.random.default_rng(3).permutation(70)
+    some = model.row_scores(rows.take(order[:9]), rng())
+    none = model.row_scores(rows.take(slice(0)), rng())
+    for key, each in scores.items():
+        assert each.shape == (70,)
+        assert each.dtype == np.float64
+        assert np.isfinite(each).all()
+        np.testing.assert_array_equal(model.row_scores(rows, rng())[key], each)
+        np.testing.assert_allclose(some[key], each[order[:9]], rtol=1e-4, atol=1e-4)
+        assert none[key].shape == (0,)
+
+
+def test_scoring_changes_nothing(name, mixed, make_rows):
+    model, state = create_model(name, mixed, SMALL[name]), torch.get_rng_state()
+    vector, rows = model.get_vector(), model.generate(20, None, rng())
+    model.row_scores(make_rows(mixed, 30), rng())
+    assert torch.equal(model.get_vector(), vector)
+    assert torch.equal(torch.get_rng_state(), state)
+    np.testing.assert_array_equal(model.generate(20, None, rng()).codes, rows.codes)
+
+
+def test_the_generator_alone_scores_without_the_rest(name, mixed, make_rows):
+    """What a model file lacks may be anything."""
+    model, rows = create_model(name, mixed, SMALL[name]), make_rows(mixed, 30)
+    every, scores = (model.row_scores(rows, rng(), generator_only=only) for only in (False, True))
+    assert scores.keys() < every.keys()
+    vector, place = model.get_vector(), model.parameters.parts["generator"]
+    lost = torch.full_like(vector, torch.nan)
+    lost[place] = vector[place]
+    model.set_vector(lost)
+    for key, each in model.row_scores(rows, rng(), generator_only=True).items():
+        np.testing.assert_array_equal(each, scores[key])
+
+
+def test_rows_like_those_of_training_score_higher(name, mixed, make_rows):
+    """Than rows in which what was frequent is rare."""
+    model, rows = create_model(name, mixed, SMALL[name]), make_rows(mixed, 400)
+    model.train(rows, local(epochs=20))
+    mirrored = Codes(rows.scalars, np.array(mixed.block_widths, np.int32) - 1 - rows.codes)
+    others = model.row_scores(mirrored, rng())
+    for key, each in model.row_scores(rows, rng()).items():
+        assert each.mean() > others[key].mean()
+
+
 def test_divergence_is_undone(name, mixed, make_rows):
     rows, model = make_rows(mixed, 50), create_model(name, mixed, SMALL[name])
     model.train(rows, local())
@@ -279,6 +329,12 @@ def test_ctgan_batches_divide_into_packs(mixed, make_rows):
     model = create_model("ctgan", mixed, {"pac": 10})
     with pytest.raises(PlanError, match="batch_size 25 and pac 10"):
         model.train(make_rows(mixed, 50), LocalTraining(1, 25, SEED))
+
+
+@pytest.mark.parametrize("wrong", [1, 1.0, -0.1, "0.5", None])
+def test_dropout_is_a_share(wrong):
+    with pytest.raises(PlanError, match="'discriminator_dropout' of ctgan needs a number ≥ 0 and"):
+        model_class("ctgan").check_config({"discriminator_dropout": wrong})
 
 
 def test_ctgan_steps(mixed, make_rows):

@@ -3,12 +3,14 @@
 from types import SimpleNamespace
 
 import ctgan
+import numpy as np
 import pytest
 import torch
 from ctgan.synthesizers.ctgan import Discriminator, Generator
 from torch.nn import functional
 
 from genesis.models import LocalTraining
+from genesis.models.critic import draw_dropout
 from genesis.models.ctgan import CTGAN
 from genesis.models.matmul import fast_matmul
 from genesis.models.rows import TrainingRows
@@ -207,6 +209,43 @@ def test_a_dead_critic_has_a_finite_gradient(mixed, make_rows):
     model = CTGAN(mixed, {"discriminator_dim": (1,), "pac": 1})
     losses = model.train(make_rows(mixed, 100), local(50))
     assert losses["gradient_penalty"] > 0
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_scores_equal_the_reference(layout, shape, make_rows, one_hot, output_info, monkeypatch):
+    """Its critic without dropout, on packs of the same row that nothing was asked of."""
+    model = CTGAN(layout, {"embedding_dim": 8, **SHAPES[shape]}, seed=3, dtype=torch.float64)
+    rows = make_rows(layout, 20, unknown=0.1)
+    reference = Reference(model, output_info(layout), monkeypatch)
+    conditions = torch.zeros(20, layout.condition_width, dtype=torch.float64)
+    x = torch.cat([one_hot(rows, layout), conditions], 1)
+    packs = x.repeat_interleave(model.config.pac, 0)
+    theirs = reference.critic.eval()(packs).squeeze(1).detach().numpy()
+    ours = model.row_scores(rows, np.random.default_rng(0))["critic"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.5, 0.9])
+def test_dropout_keeps_the_mean(rate):
+    generator = torch.Generator().manual_seed(0)
+    masks = draw_dropout(rate, 300, (64, 100), torch.zeros(()), generator)
+    assert [mask.shape for mask in masks] == [(300, 64), (300, 100)]
+    for mask in masks:
+        kept = mask[mask != 0]
+        assert (kept == kept[0]).all()
+        assert kept[0].item() == pytest.approx(1 / (1 - rate))
+        assert (mask == 0).double().mean() == pytest.approx(rate, abs=0.02)
+
+
+def test_half_of_the_dropout_is_the_default(mixed, make_rows):
+    """As in the reference; with none of it a step is another one."""
+    vectors = []
+    for config in ({}, {"discriminator_dropout": 0.5}, {"discriminator_dropout": 0.0}):
+        model = CTGAN(mixed, {"embedding_dim": 8, **SHAPES["shallow"], **config})
+        model.train(make_rows(mixed, 50), local(20))
+        vectors.append(model.get_vector())
+    assert torch.equal(vectors[0], vectors[1])
+    assert not torch.equal(vectors[0], vectors[2])
 
 
 def dims(widths):

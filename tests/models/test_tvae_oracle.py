@@ -1,9 +1,11 @@
 """One step of TVAE against the reference implementation: same rows, same noise."""
 
+import numpy as np
 import pytest
 import torch
 from ctgan.synthesizers.tvae import Decoder, Encoder, _loss_function
 
+from genesis.codes import Codes, Layout
 from genesis.models.matmul import fast_matmul
 from genesis.models.tvae import TVAE
 
@@ -123,3 +125,42 @@ def test_gradient_is_that_of_the_loss(mixed, make_rows, one_hot):
             losses.append(sum(model.step(x, noise, codes)))
         slope = (losses[0] - losses[1]) / 2e-6
         assert slope == pytest.approx((gradient @ direction).item(), rel=1e-5)
+
+
+def test_the_likelihood_of_all_rows_adds_up():
+    """Over every combination of codes, and over the whole line for a scalar."""
+    rng = np.random.default_rng(0)
+    layout = Layout((), (3, 4, 2))
+    codes = np.stack([a.ravel() for a in np.indices(layout.category_widths)], 1).astype(np.int32)
+    rows = Codes(np.zeros((len(codes), 0), np.float32), codes)
+    model = TVAE(layout, {"embedding_dim": 3, **SHAPES["uneven"]}, dtype=torch.float64)
+    assert np.exp(model.row_scores(rows, rng)["likelihood"]).sum() == pytest.approx(1)
+
+    line = np.linspace(-3, 3, 3001, dtype=np.float32)
+    rows = Codes(line[:, None], np.zeros((len(line), 1), np.int32))
+    model = TVAE(Layout((1,), ()), {"embedding_dim": 3, **SHAPES["uneven"]}, dtype=torch.float64)
+    density = np.exp(model.row_scores(rows, rng)["likelihood"]) / np.sqrt(2 * np.pi)
+    assert density.sum() * (line[1] - line[0]) == pytest.approx(1, abs=1e-4)
+
+
+def test_scores_are_those_of_the_loss(mixed, make_rows, one_hot):
+    """The ELBO is the loss of training for the same noise; it never exceeds the likelihood."""
+    model = TVAE(
+        mixed, {"embedding_dim": 2, "loss_factor": 1.0, **SHAPES["plain"]}, dtype=torch.float64
+    )
+    rows = make_rows(mixed, 60, unknown=0.2)
+    x, codes = one_hot(rows, mixed), torch.from_numpy(rows.codes)
+    scores = model.row_scores(rows, np.random.default_rng(0))
+    generator = torch.Generator().manual_seed(0)
+    losses = [
+        sum(
+            model.step(
+                x, torch.randn(1, 2, dtype=x.dtype, generator=generator).expand(60, 2), codes
+            )
+        )
+        for _ in range(400)
+    ]
+    assert -scores["elbo"].mean() == pytest.approx(float(sum(losses)) / 400, rel=0.02)
+    reconstruction, _ = model.step(x, torch.zeros(60, 2, dtype=x.dtype), codes)
+    assert -scores["reconstruction"].mean() == pytest.approx(float(reconstruction), rel=1e-12)
+    assert (scores["elbo"] < scores["likelihood"] + 0.5).all()

@@ -1,0 +1,200 @@
+"""What the scores of an evaluation say about tables that are known, and what they cost.
+
+    python -m benchmarks.evaluation controls adult.csv --target income
+    python -m benchmarks.evaluation time adult.csv --target income
+    python -m benchmarks.evaluation memory
+    python -m benchmarks.evaluation fresh adult.csv
+
+`controls` evaluates tables that copy, leak, shuffle, or were generated; `time` takes one evaluation
+and one audit of 30,000 rows; `memory` takes the peak of distances of 200,000 x 50; `fresh` counts
+in how many of 20 draws the attacks' intervals cover 0.5 on rows that nobody trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.memory import peak_memory
+from genesis import Synthesizer, audit, evaluate, read_table
+from genesis.evaluation import controls
+from genesis.evaluation.detection import detect
+from genesis.evaluation.fidelity import quality
+from genesis.evaluation.membership import membership
+from genesis.evaluation.neighbours import neighbourhood
+from genesis.evaluation.rows import Aligned, Rows, align
+from genesis.evaluation.similarity import similarity
+from genesis.evaluation.space import Space
+from genesis.evaluation.utility import headline
+
+
+def shown(**values: object) -> None:
+    """One line of JSON."""
+    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}
+    print(json.dumps(rounded, ensure_ascii=False), flush=True)
+
+
+def known(path: Path, target: str, members: int, epochs: int) -> None:
+    """Scores of tables whose leak is known, and of generated ones."""
+    order = np.random.default_rng(0).permutation(len(table := read_table(path)))
+    trained, held = table.iloc[order[:members]], table.iloc[order[members : 3 * members]]
+    generated = {
+        method: Synthesizer(method, {"epochs": epochs}, seed=0).fit(trained).generate(members)
+        for method in ("ctgan", "tvae")
+    }
+    for name, made in ({"": trained} | generated).items():
+        aligned = align({"real": trained, "synthetic": made, "holdout": held})
+        real, rest = aligned.rows["real"], aligned.rows["holdout"]
+        cut = np.random.default_rng(1).permutation(len(rest)) < len(rest) // 2
+        others, spare = rest.take(cut), rest.take(~cut)
+        cases = (
+            {name: aligned.rows["synthetic"]}
+            if name
+            else {
+                "the real rows": real,
+                "real holdout": controls.fresh(spare, members, 0),
+                "shuffled columns": controls.shuffled(real, 0),
+                "copier, 5 % noise": controls.noisy_copier(real, members, 0),
+                "5 % leak": controls.leak(real, spare, members, 0),
+                "re-coded copy": controls.recoded(real, 0),
+            }
+        )
+        for what, rows in cases.items():
+            scores(what, aligned, real, others, rows, target)
+
+
+def scores(what: str, aligned: Aligned, real: Rows, others: Rows, rows: Rows, target: str) -> None:
+    """One line of the table of controls."""
+    looks, found = quality(real, rows), detect(real, rows, seed=0)
+    attacked = membership(real, others, rows, controls=False)
+    worst = attacked.attacks[attacked.worst]
+    frames = Aligned(
+        aligned.schema,
+        {"real": aligned.frames["real"], "synthetic": aligned.frames["real"]},
+        {"real": real, "synthetic": rows, "holdout": others},
+    )
+    near = similarity(frames, "holdout").to_dict()
+    shown(
+        table=what,
+        quality=looks.score,
+        trends=looks.column_pair_trends,
+        boosting=found.models["gradient_boosting"].value,
+        logistic=found.models["logistic_regression"].value,
+        tstr=headline(rows, others, target),
+        dcr=near["dcr"]["synthetic"]["median"],
+        exact=near["exact_copies"]["share"],
+        attack=attacked.worst,
+        auc=[round(x, 3) for x in (worst.auc.value, worst.auc.low, worst.auc.high)],
+        tpr=worst.tpr_1 and [round(x, 3) for x in (worst.tpr_1.value, worst.tpr_1.low)],
+        found=any(each.found for each in attacked.attacks.values()),
+    )
+
+
+def seconds(path: Path, target: str) -> None:
+    """One evaluation and one audit of 30,000 rows and their steps."""
+    table = read_table(path)
+    real, held = table.iloc[:30_000], table.iloc[30_000:]
+    made = Synthesizer("tvae", {"epochs": 5}, seed=0).fit(real).generate(30_000)
+    for name in ("evaluate", "audit"):
+        steps = Steps()
+        if name == "evaluate":
+            report = evaluate(real, made, holdout=held, target=target, progress=steps)
+        else:
+            report = audit(real, held, made, progress=steps)
+        report.to_html()
+        steps(0, 0, "end")
+        for step, took in steps.took():
+            shown(what=name, step=step, seconds=took)
+        total = steps.begun[-1][1] - steps.begun[0][1]
+        shown(what=name, seconds=total, threads=torch.get_num_threads())
+
+
+class Steps:
+    """When each step began."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, float]] = []
+
+    def __call__(self, _: int, __: int, step: str) -> None:
+        self.begun.append((step, time.perf_counter()))
+
+    def took(self) -> list[tuple[str, float]]:
+        """Seconds of each step."""
+        ends = [at for _, at in self.begun[1:]]
+        return [(step, end - at) for (step, at), end in zip(self.begun, ends, strict=False)]
+
+
+def distances() -> None:
+    """The nearest of 200,000 rows of 50 columns for each of as many."""
+    rng = np.random.default_rng(0)
+    n = 200_000
+    table = pd.DataFrame({f"x{i:02d}": rng.normal(size=n) for i in range(25)})
+    for i in range(25):
+        table[f"k{i:02d}"] = rng.integers(0, 4 + 2 * i, n).astype(str)
+    halves = {"real": table, "synthetic": table.sample(frac=1, random_state=0)}
+    rows = align(halves).rows
+    started, before = time.perf_counter(), peak_memory()
+    space = Space.fit(rows["real"])
+    found = neighbourhood(space.embed(rows["synthetic"]), space.embed(rows["real"]), k=2)
+    shown(
+        rows=n,
+        columns=50,
+        dimensions=space.dimensions,
+        copies=float((found.distances[:, 0] == 0).mean()),
+        seconds=time.perf_counter() - started,
+        mb_before=before,
+        mb=peak_memory(),
+    )
+
+
+def fresh(path: Path, members: int, draws: int) -> None:
+    """In how many draws all intervals cover 0.5, and in how many each does."""
+    table = read_table(path)
+    covered: dict[str, int] = {}
+    for draw in range(draws):
+        order = np.random.default_rng(draw).permutation(len(table))
+        parts = np.split(order[: 4 * members], [members, 3 * members])
+        names = ("members", "non_members", "synthetic")
+        rows = align({n: table.iloc[p] for n, p in zip(names, parts, strict=True)}).rows
+        found = membership(*(rows[name] for name in names), seed=draw, controls=False)
+        covers = {n: f.auc.low <= 0.5 <= f.auc.high for n, f in found.attacks.items()}
+        covers["all of them"] = all(covers.values())
+        covers["nothing found"] = not any(f.found for f in found.attacks.values())
+        for name, holds in covers.items():
+            covered[name] = covered.get(name, 0) + holds
+    shown(draws=draws, members=members, **covered)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["controls", "time", "memory", "fresh"])
+    parser.add_argument("table", type=Path, nargs="?")
+    parser.add_argument("--target")
+    parser.add_argument("--members", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=300)
+    parser.add_argument("--draws", type=int, default=20)
+    asked = parser.parse_args()
+    if asked.what == "memory":
+        process = multiprocessing.get_context("spawn").Process(target=distances)
+        process.start()
+        process.join()
+    elif asked.table is None:
+        parser.error("a table is needed")
+    elif asked.what == "fresh":
+        fresh(asked.table, asked.members, asked.draws)
+    elif asked.what == "time":
+        seconds(asked.table, asked.target)
+    else:
+        known(asked.table, asked.target, asked.members, asked.epochs)
+
+
+if __name__ == "__main__":
+    main()

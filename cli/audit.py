@@ -1,0 +1,142 @@
+"""`genesis audit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import genesis
+from genesis.progress import ProgressBar
+
+from . import options
+from .outputs import check_outputs, say, write_json
+from .scores import audit_as_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from genesis.evaluation.audit import Train
+
+__all__ = ["audit"]
+
+
+@click.command(short_help="Attack synthetic rows, to see whether they leak.")
+@options.table("--members", required=True, help="Rows that the generator was trained on.")
+@options.table("--non-members", required=True, help="Rows like them that it was not trained on.")
+@options.table("--synthetic", required=True, help="Rows that it made.")
+@options.table("--reference", help="More such rows. [default: a part of the non-members]")
+@options.option("--model", type=options.FILE, metavar="MODEL", help="The generator's model file.")
+@options.option(
+    "--secrets",
+    type=options.WORDS,
+    multiple=True,
+    metavar="A,B",
+    help="Columns to guess from the others; repeatable. [default: each in turn]",
+)
+@options.whole("--shadows", default=0, help="Generators to train for the strongest attacks.")
+@options.whole("--canaries", default=0, help="Rows to plant for a bound on the method's ε.")
+@options.text("--method", default=None, help="Method to train for these. [default: the model's]")
+@options.epochs
+@options.config
+@options.report
+@options.option("--json", type=options.FILE, metavar="FILE", help="File for all scores, as JSON.")
+@options.schema
+@options.discrete_columns
+@options.device
+@options.fixed_seed
+@options.quiet
+def audit(
+    members: Path,
+    non_members: Path,
+    synthetic: Path,
+    reference: Path | None,
+    model: Path | None,
+    secrets: tuple[tuple[str, ...], ...],
+    shadows: int,
+    canaries: int,
+    method: str | None,
+    epochs: int | None,
+    config: tuple[tuple[str, Any], ...],
+    report: Path | None,
+    json: Path | None,
+    schema: Path | None,
+    discrete_columns: tuple[tuple[str, ...], ...],
+    device: str,
+    seed: int,
+    quiet: bool,
+) -> None:
+    """Attack synthetic rows, to see whether they leak.
+
+    Members and non-members are rows of the same population, and differ in nothing but that the
+    generator was trained on the members. The same attacks are run on tables that leak on purpose:
+    that nothing was found is worth as much as what they find there.
+
+    --shadows and --canaries train the method again: with --method, --epochs and --config, or as
+    the model was trained.
+
+    \b
+    Examples:
+      genesis audit --members train.csv --non-members test.csv --synthetic synthetic.csv
+      genesis audit --members train.csv --non-members test.csv --synthetic synthetic.csv \\
+          --model ward.model --secrets diagnosis --report audit.html --json audit.json
+      genesis audit --members train.csv --non-members test.csv --synthetic synthetic.csv \\
+          --method tvae --epochs 100 --canaries 1000
+    """
+    named = [members, non_members, synthetic, reference, model, schema]
+    check_outputs(filter(None, named), files=[report, json])
+    kinds = genesis.Schema.load(schema) if schema else None
+    discrete = options.split_columns(discrete_columns)
+    tables = {
+        name: genesis.read_table(path)
+        for name, path in {
+            "members": members,
+            "non_members": non_members,
+            "synthetic": synthetic,
+            "reference": reference,
+        }.items()
+        if path is not None
+    }
+    choices = dict(config) | ({} if epochs is None else {"epochs": epochs})
+    with ProgressBar("steps", quiet=quiet) as bar:
+        found = genesis.audit(
+            **tables,
+            model=model,
+            secrets=options.split_columns(secrets),
+            train=None
+            if method is None
+            else _method(method, choices, kinds, discrete, device, len(tables["synthetic"])),
+            shadows=shadows,
+            canaries=canaries,
+            schema=kinds,
+            discrete_columns=discrete,
+            seed=seed,
+            device=device,
+            progress=bar.show,
+        )
+    if report is not None:
+        found.save(report)
+    if json is not None:
+        write_json(json, found.to_dict())
+    click.echo(audit_as_text(found.to_dict()))
+    if report is not None:
+        say(f"report in {report}", quiet=quiet)
+
+
+def _method(
+    method: str,
+    config: dict[str, Any],
+    schema: genesis.Schema | None,
+    discrete: list[str],
+    device: str,
+    n: int,
+) -> Train:
+    """The training that shadows and canaries go through, which ends with n synthetic rows."""
+    genesis.Synthesizer(method, config, device=device)  # a wrong choice is told before any attack
+
+    def train(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
+        synthesizer = genesis.Synthesizer(method, config, schema=schema, seed=seed, device=device)
+        return synthesizer.fit(rows, discrete).generate(n)
+
+    return train

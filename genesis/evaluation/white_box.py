@@ -1,0 +1,361 @@
+"""Membership inference with the model at hand, and not only rows that it generated.
+
+Who holds what decides who can attack how. A model file holds the generator (or decoder) alone. The
+other half of a model is closer to the rows: a critic was trained to tell them from all else, and an
+autoencoder's encoder knows where each of them lies. In a federation the server and every client
+hold both halves, and without secure aggregation the server also sees what each client made of them.
+
+The scores are those of the models themselves: `GenerativeModel.row_scores`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from genesis.codes import Codes
+from genesis.errors import SchemaError, TrainingError
+from genesis.evaluation.attacks import View, create_attack
+from genesis.evaluation.membership import (
+    LEVEL,
+    MOST_TARGETS,
+    Finding,
+    check_sizes,
+    check_disjoint,
+    judge,
+    worst,
+)
+from genesis.evaluation.rows import Rows, align
+from genesis.federated.messages import Reply, Request
+from genesis.federated.shard import Shard
+from genesis.models import GenerativeModel, create_model
+
+if TYPE_CHECKING:
+    from genesis.synthesizer import Synthesizer
+
+__all__ = ["SEES", "WhiteBox", "white_box"]
+
+Scores = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
+"""Those of members and those of non-members."""
+
+FILE = "whoever holds the model file"
+FEDERATION = "the server and every client of a federation"
+SERVER = "the server of a federation without secure aggregation"
+
+SEES = {
+    "critic": FEDERATION,
+    "reconstruction": FEDERATION,
+    "elbo": FEDERATION,
+    "likelihood": FILE,
+    "nearest_draw": FILE,
+}
+"""Who can run an attack; the names of all that the server alone can begin with "single_update"."""
+
+DRAWS = 20_000
+"""Rows that are generated for "nearest_draw"."""
+
+CLIENT_ROWS = 1_000
+"""Members that the client of "single_update" trains on: few enough for it to take seconds."""
+
+LOCAL_EPOCHS = 30
+"""Passes over them in a round: those of a plan with 10 rounds and 300 epochs."""
+
+EARLIER_ROUNDS = 2
+"""Rounds that the server trained alone before it asked the client."""
+
+
+@dataclass(frozen=True)
+class WhiteBox:
+    """What attacks on a model found.
+
+    Args:
+        attacks: Name -> what it found.
+        worst: The attack on the model itself that found most: no "single_update".
+        sees: Name -> who can run it.
+        left_out: Why attacks that need the whole model were not run; None if they were.
+        members: Number of members attacked.
+        non_members: Number of non-members attacked.
+        reference: Number of rows that the attackers compared with.
+    """
+
+    attacks: Mapping[str, Finding]
+    worst: str
+    sees: Mapping[str, str]
+    left_out: str | None
+    members: int
+    non_members: int
+    reference: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As values of JSON."""
+        return {
+            "attacks": {name: finding.to_dict() for name, finding in self.attacks.items()},
+            "worst": self.worst,
+            "sees": dict(self.sees),
+            "left_out": self.left_out,
+            "members": self.members,
+            "non_members": self.non_members,
+            "reference": self.reference,
+        }
+
+
+def white_box(
+    model: Synthesizer,
+    members: pd.DataFrame,
+    non_members: pd.DataFrame,
+    *,
+    local_epochs: int = LOCAL_EPOCHS,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+) -> WhiteBox:
+    """Attack a model.
+
+    ==================  ==========================================================================
+    critic              A CTGAN's critic scores the row (Hayes et al. 2019, "LOGAN").
+    reconstruction      How likely a TVAE's decoder makes the row from where its encoder puts it.
+    elbo                A TVAE's training loss at the row, with its sign changed.
+    likelihood          How likely a TVAE's decoder makes the row from anywhere.
+    nearest_draw        20,000 rows are generated; how much nearer is one of them than a row of the
+                        reference (the attack "calibrated")?
+    single_update_…     The server has trained on the reference, and sends its parameters to a
+                        client. It scores the row by what the client answers, and once more by what
+                        a client with the reference would have answered: the difference is what
+                        *these* rows did. There is one for each of the model's scores.
+    ==================  ==========================================================================
+
+    The first three need the whole model, which a model file does not hold. The last trains anew
+    with the encoder and the config, and tells what a client would give away in *one* round of a
+    federation like that: nothing about the model at hand.
+
+    Non-members are divided at random: half are attacked, half are the reference. At most 5,000
+    members and 5,000 non-members are attacked, by "single_update" 1,000 members. All intervals hold
+    at once with 95 % confidence (Bonferroni).
+
+    Args:
+        model: The model, fitted in this process or loaded from a model file.
+        members: Rows that it was trained on.
+        non_members: Rows of the same population that it was not.
+        local_epochs: Passes of the client over its rows.
+        seed: Decides whatever is drawn.
+        device: Where the client trains and distances are computed; the model stays where it is.
+
+    Raises:
+        SchemaError: The tables are not of the kind that the model was fitted on.
+        DataError: There are too few members or non-members, or some are both.
+        PlanError: The model was not fitted.
+    """
+    targets, others, reference = _divided(model, members, non_members, seed)
+    whole = _is_whole(model)
+    scores = _model_scores(model, targets, others, seed, generator_only=not whole)
+    scores["nearest_draw"] = _nearest_draw(model, targets, others, reference, seed, device)
+    server = _Server(model, local_epochs, seed, device)
+    scores |= server.single_update(targets.first(CLIENT_ROWS), others, reference.first(CLIENT_ROWS))
+    level = 1 - (1 - LEVEL) / len(scores)
+    attacks = {
+        name: judge(ours, theirs, level=level, seed=seed) for name, (ours, theirs) in scores.items()
+    }
+    return WhiteBox(
+        attacks=attacks,
+        worst=worst({name: attacks[name] for name in attacks if name in SEES}),
+        sees={name: SEES.get(name, SERVER) for name in attacks},
+        left_out=None if whole else "the model holds its generator alone",
+        members=len(targets),
+        non_members=len(others),
+        reference=len(reference),
+    )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The same rows as a table and as numbers."""
+
+    frame: pd.DataFrame
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, places: npt.NDArray[np.int64]) -> _Table:
+        """The rows at some places."""
+        return _Table(self.frame.iloc[places].reset_index(drop=True), self.rows.take(places))
+
+    def first(self, n: int) -> _Table:
+        """At most n rows: any, where the order is random."""
+        return self.take(np.arange(min(n, len(self))))
+
+
+def _divided(
+    model: Synthesizer, members: pd.DataFrame, non_members: pd.DataFrame, seed: int
+) -> tuple[_Table, _Table, _Table]:
+    """Members and non-members to attack, and rows to compare with; each in random order."""
+    try:
+        aligned = align({"members": members, "non_members": non_members}, schema=model.schema)
+    except SchemaError as error:
+        raise SchemaError(
+            f"the model was fitted on another table: {error.what}",
+            got=error.got,
+            do="give rows of the table that it was fitted on",
+        ) from error
+    ours, theirs = (
+        _Table(aligned.frames[name], aligned.rows[name]) for name in ("members", "non_members")
+    )
+    check_sizes(ours.rows, theirs.rows)
+    check_disjoint(ours.rows, theirs.rows)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, len(ours), len(theirs)]))
+    order = rng.permutation(len(theirs))
+    attacked, rest = np.split(order, [min(len(order) // 2, MOST_TARGETS)])
+    targets = ours.take(rng.permutation(len(ours))[:MOST_TARGETS])
+    return targets, theirs.take(attacked), theirs.take(rest[:MOST_TARGETS])
+
+
+def _is_whole(model: Synthesizer) -> bool:
+    """Whether all parts of a model were trained.
+
+    What was not loaded is as it was made from the seed; a model that comes from ctgan's library has
+    the parts that the library throws away from seed 0.
+    """
+    vector, parts = model.model.get_vector(), model.model.parameters.parts
+    for seed in (model.seed, 0):
+        made = create_model(model.method, model.encoder.layout, model.config, seed=seed)
+        fresh = made.get_vector()
+        if any(torch.equal(vector[place], fresh[place]) for place in parts.values()):
+            return False
+    return True
+
+
+def _model_scores(
+    model: Synthesizer, targets: _Table, others: _Table, seed: int, *, generator_only: bool
+) -> dict[str, Scores]:
+    """What the model itself says of the rows."""
+    codes = _encoded(model, targets, others, seed)
+    return _scores(model.model, codes, len(targets), seed, generator_only=generator_only)
+
+
+def _nearest_draw(
+    model: Synthesizer,
+    targets: _Table,
+    others: _Table,
+    reference: _Table,
+    seed: int,
+    device: str | torch.device,
+) -> Scores:
+    """How much nearer the rows are to something that the model generates than to other rows."""
+    tables = {
+        "members": targets.frame,
+        "non_members": others.frame,
+        "reference": reference.frame,
+        "synthetic": model.generate(DRAWS, seed=seed),
+    }
+    rows = align(tables, schema=model.schema).rows
+    both = Rows.concat([rows["members"], rows["non_members"]])
+    view = View(rows["synthetic"], rows["reference"], both, seed=seed, device=device)
+    scores = create_attack("calibrated").scores(view)
+    return scores[: len(targets)], scores[len(targets) :]
+
+
+@dataclass(frozen=True)
+class _Server:
+    """The server of a federation, that attacks one client in one round.
+
+    Args:
+        model: Its encoder and config are those of the federation.
+        local_epochs: Of a round.
+        seed: Decides what the server and the client draw.
+        device: Where both train.
+    """
+
+    model: Synthesizer
+    local_epochs: int
+    seed: int
+    device: str | torch.device
+
+    def single_update(self, client: _Table, others: _Table, own: _Table) -> dict[str, Scores]:
+        """Scores s(x; answer of the client) - s(x; answer of a client with the server's rows).
+
+        Both answers are to the same parameters, those of a server that has trained on its own rows
+        before: what any rows of the population would change cancels.
+        """
+        sent = self._answer(own, None, EARLIER_ROUNDS * self.local_epochs)
+        answers = [self._answer(table, sent, self.local_epochs) for table in (client, own)]
+        codes = _encoded(self.model, client, others, self.seed)
+        model = create_model(
+            self.model.method, self.model.encoder.layout, self.model.config, device=self.device
+        )
+        scores = []
+        for answer in answers:
+            model.set_vector(torch.from_numpy(answer))
+            scores.append(_scores(model, codes, len(client), self.seed))
+        answered, expected = scores
+        return {
+            f"single_update_{name}": (ours - expected[name][0], theirs - expected[name][1])
+            for name, (ours, theirs) in answered.items()
+        }
+
+    def _answer(
+        self, table: _Table, sent: npt.NDArray[np.float32] | None, epochs: int
+    ) -> npt.NDArray[np.float32]:
+        """Parameters (P,) that a client with these rows answers with, as over any transport."""
+        shard = Shard("client", table.frame, device=self.device)
+        self._ask(
+            shard,
+            "prepare",
+            {
+                "encoder": self.model.encoder.to_dict(),
+                "method": self.model.method,
+                "config": self.model.config,
+                "seed": self.seed,
+                "number": 0,
+                "measures": [],
+            },
+        )
+        reply = self._ask(
+            shard,
+            "train",
+            {
+                "epochs": epochs,
+                "first_epoch": 0,
+                "learning_rate_scale": 1.0,
+                "receive": None,
+                "send": None,
+                "max_grad_norm": None,
+                "clip_per_layer": False,
+                "used": False,
+            },
+            {} if sent is None else {"vector": sent},
+        )
+        return np.array(reply.arrays["vector"], dtype=np.float32)
+
+    @staticmethod
+    def _ask(
+        shard: Shard,
+        kind: str,
+        meta: Mapping[str, Any],
+        arrays: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> Reply:
+        """What a client replies."""
+        reply = shard.handle(Request(kind, meta=meta, arrays=arrays or {}))
+        if reply.error:
+            raise TrainingError("the client of the single-update attack failed", got=reply.error)
+        return reply
+
+
+def _encoded(model: Synthesizer, targets: _Table, others: _Table, seed: int) -> Codes:
+    """Targets, then others, as the model's codes."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
+    table = pd.concat([targets.frame, others.frame], ignore_index=True)
+    return model.encoder.encode(table, rng)
+
+
+def _scores(
+    model: GenerativeModel, codes: Codes, n: int, seed: int, *, generator_only: bool = False
+) -> dict[str, Scores]:
+    """A model's scores of the first n rows, and of the others."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 2]))
+    scores = model.row_scores(codes, rng, generator_only=generator_only)
+    return {name: (each[:n], each[n:]) for name, each in scores.items()}
