@@ -35,8 +35,8 @@ from genesis.errors import DataError, PlanError
 from genesis.evaluation.membership import (
     LEVEL,
     Finding,
-    check_sizes,
     check_disjoint,
+    check_sizes,
     judge,
     worst,
 )

@@ -26,8 +26,8 @@ from genesis.evaluation.membership import (
     LEVEL,
     MOST_TARGETS,
     Finding,
-    check_sizes,
     check_disjoint,
+    check_sizes,
     judge,
     worst,
 )
