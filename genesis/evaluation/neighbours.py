@@ -68,19 +68,28 @@ def neighbourhood(
         bandwidth: h of the kernel exp(-‖a - b‖² / 2h²).
         exclude_self: Target i is point i of the corpus, and no neighbour of itself.
     """
-    parts = []
-    rows = max(1, min(len(targets), BLOCK_FLOATS // max(1, min(len(corpus), BLOCK_CORPUS))))
-    for start in range(0, len(targets), rows):
-        block = targets[start : start + rows]
-        parts.append(_block(block, corpus, k, radius, bandwidth, start if exclude_self else None))
-    if not parts:
-        parts.append(_block(targets, corpus, k, radius, bandwidth, None))
-    distances, indices, within, log_density = zip(*parts, strict=True)
+    n, device = len(targets), targets.device
+    # Results are written in place: small tensors that stay would pin the memory between them.
+    found = (
+        torch.empty(n, k, device=device),
+        torch.empty(n, k, dtype=torch.int64, device=device),
+        torch.empty(n, dtype=torch.int64, device=device),
+        torch.empty(n, device=device),
+    )
+    rows = max(1, BLOCK_FLOATS // max(1, min(len(corpus), BLOCK_CORPUS)))
+    for start in range(0, n, rows):
+        block = slice(start, start + rows)
+        first = start if exclude_self else None
+        for whole, part in zip(
+            found, _block(targets[block], corpus, k, radius, bandwidth, first), strict=True
+        ):
+            whole[block] = part
+    distances, indices, within, log_density = (each.cpu().numpy() for each in found)
     return Neighbourhood(
-        torch.cat(distances).double().cpu().numpy(),
-        torch.cat(indices).cpu().numpy(),
-        None if radius is None else torch.cat(within).cpu().numpy(),
-        None if bandwidth is None else torch.cat(log_density).double().cpu().numpy(),
+        distances.astype(np.float64),
+        indices,
+        None if radius is None else within,
+        None if bandwidth is None else log_density.astype(np.float64),
     )
 
 
