@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 import genesis
 from genesis.progress import ProgressBar
@@ -35,8 +36,12 @@ __all__ = ["audit"]
     metavar="A,B",
     help="Columns to guess from the others; repeatable. [default: each in turn]",
 )
-@options.whole("--shadows", default=0, help="Generators to train for the strongest attacks.")
-@options.whole("--canaries", default=0, help="Rows to plant for a bound on the method's ε.")
+@options.whole(
+    "--shadows", default=0, help="Generators to train for the strongest attacks: 4, 6, 8, …"
+)
+@options.whole(
+    "--canaries", default=0, help="Rows to plant for a bound on the method's ε: 60 or more."
+)
 @options.text("--method", default=None, help="Method to train for these. [default: the model's]")
 @options.epochs
 @options.config
@@ -47,7 +52,9 @@ __all__ = ["audit"]
 @options.device
 @options.fixed_seed
 @options.quiet
+@click.pass_context
 def audit(
+    ctx: click.Context,
     members: Path,
     non_members: Path,
     synthetic: Path,
@@ -84,6 +91,7 @@ def audit(
       genesis audit --members train.csv --non-members test.csv --synthetic synthetic.csv \\
           --method tvae --epochs 100 --canaries 1000
     """
+    _check_uses(ctx, trains=bool(shadows or canaries))
     named = [members, non_members, synthetic, reference, model, schema]
     check_outputs(filter(None, named), files=[report, json])
     kinds = genesis.Schema.load(schema) if schema else None
@@ -122,6 +130,17 @@ def audit(
     click.echo(audit_as_text(found.to_dict()))
     if report is not None:
         say(f"report in {report}", quiet=quiet)
+
+
+def _check_uses(ctx: click.Context, *, trains: bool) -> None:
+    """Refuse options that would say nothing; the environment may hold them for other commands."""
+    for name, needed in (("epochs", "method"), ("config", "method"), ("method", "")):
+        if ctx.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        if needed and not ctx.params[needed]:
+            raise click.UsageError(f"--{name} needs --{needed}", ctx)
+        if not trains:
+            raise click.UsageError(f"--{name} needs --shadows or --canaries", ctx)
 
 
 def _method(

@@ -136,7 +136,7 @@ fixed_seed = whole("--seed", default=0, help="Decides whatever is drawn.")
 report = option(
     "--report", type=FILE, metavar="FILE", help="Page to write: one HTML file that opens offline."
 )
-quiet = option("--quiet", is_flag=True, help="Show nothing but errors.")
+quiet = option("--quiet", is_flag=True, help="Show nothing but results and errors.")
 
 
 def output(metavar: str, help_text: str) -> Decorator:

@@ -15,50 +15,62 @@ SCORES = {
 }
 """Line -> section and key of the score, and its key among the controls."""
 
+METRICS = {"auroc": "AUROC", "f1_macro": "F1 macro", "accuracy": "accuracy", "r2": "R²"}
+
 RISKS = {
-    "attributes": "attributes guessed",
+    "attributes": "secrets guessed",
     "singling_out": "people singled out",
     "linkability": "records linked",
 }
+
+WIDTH = 30
+"""Characters of what begins a line."""
 
 
 def evaluation_as_text(scores: Mapping[str, Any]) -> str:
     """The scores beside those of the controls, and what the attacks found."""
     controls = scores["controls"]
-    lines = [f"{'':30}{'synthetic':>11}{'shuffled':>11}{'real rows':>11}"]
+    lines = [f"{'':{WIDTH}}{'synthetic':>11}{'shuffled':>11}{'real rows':>11}"]
     for name, (section, key, control) in SCORES.items():
         shuffled, real = (controls[each][control] for each in ("shuffled", "holdout"))
         lines.append(_line(name, scores[section][key], shuffled, real))
     utility = scores["utility"]
     if utility is not None:
         shuffled, real = (controls[each]["tstr"] for each in ("shuffled", "holdout"))
-        name = f"predicts {utility['target']} ({utility['metric']})"
-        lines.append(_line(name, utility["tstr"], shuffled, utility["trtr"]))
+        metric = METRICS.get(utility["metric"], utility["metric"])
+        lines.append(_line(f"model trained on it ({metric})", utility["tstr"], shuffled, real))
+        lines.append(_line("model trained on real rows", None, None, utility["trtr"]))
     copies = scores["similarity"]["exact_copies"]
-    lines.append(f"{'exact copies of real rows':30}{copies['share']:>11.2%}")
+    shares = copies["share"], None, copies["holdout_share"]
+    lines.append(_line("copies of real rows", *shares, form=".2%"))
     privacy = scores["privacy"]
     if privacy["attacks"] is None:
         lines += ["", f"not attacked: {privacy['why']}"]
     else:
-        lines += ["", attacks_as_text(privacy), "", privacy["verdict"]["text"]]
+        lines += ["", attacks_as_text(privacy), "", *_said(privacy["verdict"])]
     return "\n".join(lines)
 
 
 def audit_as_text(scores: Mapping[str, Any]) -> str:
     """What the attacks found in the synthetic rows, in the model and in the controls."""
-    lines = [attacks_as_text(scores)]
+    parts = [attacks_as_text(scores)]
     for key, title in (("white_box", "with the model"), ("shadow", "with shadow models")):
         found = scores.get(key)
         if found and found.get("attacks"):
-            lines += ["", _attack_table(title, found["attacks"])]
-    lines += [f"{title:30}{_risk(scores[key])}" for key, title in RISKS.items() if scores.get(key)]
+            parts.append(_attack_table(title, found["attacks"]))
+    risks = [_risk(title, scores[key]) for key, title in RISKS.items() if scores.get(key)]
+    if risks:
+        head = (
+            f"{'risk for members':{WIDTH}}{'risk':>7} {'interval':16}{'hits':>8}{'of others':>11}"
+        )
+        parts.append("\n".join([head, *risks]))
     run = scores.get("one_run")
     if run:
-        lines.append(
-            f"{'ε of the training, at least':30}{run['epsilon']:.2f} "
+        parts.append(
+            f"{'ε of the training, at least':{WIDTH}}{run['epsilon']:7.2f} "
             f"(the most that could have been shown: {run['ceiling']:.2f})"
         )
-    return "\n".join([*lines, "", scores["verdict"]["text"]])
+    return "\n\n".join([*parts, "\n".join(_said(scores["verdict"]))])
 
 
 def attacks_as_text(found: Mapping[str, Any]) -> str:
@@ -70,24 +82,42 @@ def attacks_as_text(found: Mapping[str, Any]) -> str:
 
 
 def _attack_table(title: str, found: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for every attack: AUC and the share of members found at 1 % false positives."""
-    lines = [f"{title:30}{'AUC':>7} {'interval':16}{'found at 1 % FPR':>16}"]
+    """A line for every attack: AUC, the share of members named at 1 % false positives, result."""
+    lines = [f"{title:{WIDTH}}{'AUC':>7} {'interval':16}{'TPR at 1 % FPR':>16}  result"]
     for name, each in found.items():
         interval = f"[{each['auc_low']:.3f}, {each['auc_high']:.3f}]"
         rate = each["tpr_at_1pct_fpr"]
         share = "–" if rate is None else f"{rate:.1%}"
-        lines.append(f"{name.replace('_', ' '):30}{each['auc']:7.3f} {interval:16}{share:>16}")
+        result = "found" if each["found"] else "–"
+        start = f"{name.replace('_', ' '):{WIDTH}}{each['auc']:7.3f}"
+        lines.append(f"{start} {interval:16}{share:>16}  {result}")
     return "\n".join(lines)
 
 
-def _line(name: str, *values: float | None) -> str:
+def _line(name: str, *values: float | None, form: str = ".3f") -> str:
     """A line of numbers, a dash where there is none."""
-    return f"{name:30}" + "".join(f"{'–' if v is None else format(v, '.3f'):>11}" for v in values)
+    shown = ("–" if value is None else format(value, form) for value in values)
+    return f"{name:{WIDTH}}" + "".join(f"{text:>11}" for text in shown)
 
 
-def _risk(found: Mapping[str, Any]) -> str:
-    """A risk with its interval."""
+def _risk(title: str, found: Mapping[str, Any]) -> str:
+    """A risk with its interval, and the rates that it comes from."""
+    if "secret" in found:
+        title = _short(f"{title}, {found['secret']}")
     if found["risk"] is None:
-        return "–"
-    interval = f"[{found['risk_low']:.1%}, {found['risk_high']:.1%}]"
-    return f"{found['risk']:.1%} more than of others {interval}"
+        return f"{title:{WIDTH}}{'–':>7} {found.get('reason') or ''}".rstrip()
+    interval = f"[{found['risk_low']:.3f}, {found['risk_high']:.3f}]"
+    rates = f"{found['rate']:>8.1%}{found['control']:>11.1%}"
+    return f"{title:{WIDTH}}{found['risk']:7.3f} {interval:16}{rates}"
+
+
+def _short(text: str) -> str:
+    """A text on one line that leaves room for numbers."""
+    line = " ".join(text.split())
+    return line if len(line) < WIDTH else f"{line[: WIDTH - 2]}…"
+
+
+def _said(verdict: Mapping[str, Any]) -> list[str]:
+    """The verdict, and what it rests on as far as that is not in it."""
+    others = (reason for reason in verdict["reasons"] if reason not in verdict["text"])
+    return [verdict["text"], *(f"- {reason}" for reason in others)]

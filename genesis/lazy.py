@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 __all__ = ["lazy_names"]
@@ -20,6 +21,15 @@ def lazy_names(
         exports: Module -> the public names that it defines.
     """
     modules = {name: module for module, names in exports.items() for name in names}
+
+    class Package(ModuleType):
+        """A package that a submodule does not take a public name from, by being imported."""
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name not in modules or not isinstance(value, ModuleType):
+                super().__setattr__(name, value)
+
+    sys.modules[package].__class__ = Package
 
     def getattr_(name: str) -> Any:
         if name not in modules:

@@ -55,3 +55,12 @@ def test_every_package_is_installed() -> None:
     inits = ROOT.glob("genesis/**/__init__.py")
     found = [".".join(init.parent.relative_to(ROOT).parts) for init in inits]
     assert sorted(listed) == sorted([*found, "genesis_cli"])
+
+
+def test_submodules_do_not_take_public_names() -> None:
+    code = (
+        "import genesis.evaluation.evaluate\n"
+        "from genesis.evaluation import audit, evaluate\n"
+        "assert callable(audit) and callable(evaluate)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

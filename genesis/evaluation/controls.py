@@ -20,6 +20,8 @@ __all__ = ["copier", "fresh", "leak", "noisy_copier", "recoded", "shuffled"]
 NOISE = 0.05
 """Of each number's standard deviation, and share of the categories that a noisy copier replaces."""
 
+LARGEST = np.finfo(np.float64).max
+
 LEAKED = 0.05
 """Share of the members that a leak gives away."""
 
@@ -59,10 +61,13 @@ def noisy_copier(members: Rows, n: int, seed: int, *, noise: float = NOISE) -> R
             numeric columns stay.
     """
     rows, rng = copier(members, n, seed), _rng(seed, _Stream.NOISE)
-    numeric = rows.numeric + noise * _spread(members) * rng.standard_normal(rows.numeric.shape)
+    scale, spread = _scale(members), _spread(members)
+    disturbance = noise * spread * rng.standard_normal(rows.numeric.shape)
     replaced = rng.random(rows.codes.shape) < noise
     others = rng.integers(len(members), size=rows.codes.shape)
     drawn = np.take_along_axis(members.codes, others, axis=0)
+    with np.errstate(over="ignore"):
+        numeric = np.clip(rows.numeric + scale * disturbance, -LARGEST, LARGEST)
     return replace(rows, numeric=numeric, codes=np.where(replaced, drawn, rows.codes))
 
 
@@ -103,10 +108,13 @@ def recoded(rows: Rows, seed: int) -> Rows:
     codes. Nulls stay nulls. Nothing is protected by that, but no row is near its origin.
     """
     rng = _rng(seed, _Stream.RECODE)
-    spread = _spread(rows)
-    middle = np.nanmean(_or_zero(rows.numeric), axis=0)
+    scale, spread = _scale(rows), _spread(rows)
+    scaled = rows.numeric / scale
+    middle = np.nanmean(_or_zero(scaled), axis=0)
     turned = rng.choice([-1.0, 1.0], size=rows.numeric.shape[1])
-    numeric = middle + spread * turned * np.cbrt((rows.numeric - middle) / spread)
+    with np.errstate(over="ignore"):
+        numeric = scale * (middle + spread * turned * np.cbrt((scaled - middle) / spread))
+    numeric = np.clip(numeric, -LARGEST, LARGEST)
     codes = rows.codes.copy()
     for place, size in enumerate(rows.columns.sizes):
         new = np.append(0, 1 + rng.permutation(size - 1))
@@ -115,9 +123,16 @@ def recoded(rows: Rows, seed: int) -> Rows:
 
 
 def _spread(rows: Rows) -> npt.NDArray[np.float64]:
-    """(p,) standard deviations of the numbers; 1 where there are none or all are the same."""
-    spread = np.nanstd(_or_zero(rows.numeric), axis=0)
+    """(p,) standard deviations in units of `_scale`; 1 where all numbers are the same, or none."""
+    spread = np.nanstd(_or_zero(rows.numeric / _scale(rows)), axis=0)
     return np.where(spread > 0, spread, 1.0)
+
+
+def _scale(rows: Rows) -> npt.NDArray[np.float64]:
+    """(p,) the largest sizes of the numbers, in units of which no square overflows; 1 for 0."""
+    sizes = np.abs(_or_zero(rows.numeric))
+    largest = np.nanmax(sizes, axis=0, initial=0.0)
+    return np.where(largest > 0, largest, 1.0)
 
 
 def _or_zero(numeric: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -24,7 +24,7 @@ from genesis.evaluation.membership import (
 from genesis.evaluation.report import Report
 from genesis.evaluation.rows import Aligned, Rows, align
 from genesis.evaluation.similarity import similarity
-from genesis.evaluation.utility import headline, utility
+from genesis.evaluation.utility import check_target, headline, utility
 from genesis.evaluation.verdict import verdict
 from genesis.seeding import check_seed
 
@@ -81,14 +81,14 @@ def evaluate(
     """
     check_seed(seed)
     place = resolve_device(device)
+    target = None if target is None else str(target)
     aligned = align(
         {"real": real, "synthetic": synthetic, "holdout": holdout},
         schema=schema,
         discrete_columns=discrete_columns,
     )
-    _check(aligned, target)
     rows = aligned.rows
-    train, test = _divided(rows, seed)
+    train, test = _checked(aligned, target, seed)
 
     say = Counter(7 if target is None else 8, progress)
     say("fidelity")
@@ -165,19 +165,28 @@ def check_tables(
         SchemaError: As `evaluate`.
     """
     tables = {"real": real, "holdout": holdout}
-    _check(align(tables, schema=schema, discrete_columns=discrete_columns), target)
+    _checked(align(tables, schema=schema, discrete_columns=discrete_columns), target, seed=0)
 
 
-def _check(aligned: Aligned, target: str | None) -> None:
-    """Raise SchemaError for a target that is no column, DataError for a holdout that overlaps."""
-    if target is not None and target not in aligned.schema:
-        raise SchemaError(
-            f"there is no column '{target}' to be the target",
-            do=nearest_names(target, aligned.schema.names),
-        )
+def _checked(aligned: Aligned, target: str | None, seed: int) -> tuple[Rows, Rows]:
+    """Real rows to train on and to test on, where the target and the holdout can be used.
+
+    Raises:
+        SchemaError: The target is no column that can be predicted.
+        DataError: It has one value only, or the holdout overlaps the real rows.
+    """
     rows = aligned.rows
     if "holdout" in rows:
         check_disjoint(rows["real"], rows["holdout"], ("real rows", "rows of the holdout"))
+    train, test = _divided(rows, seed)
+    if target is not None:
+        if target not in aligned.schema:
+            raise SchemaError(
+                f"there is no column '{target}' to be the target",
+                do=nearest_names(target, rows["real"].columns.names),
+            )
+        check_target(train, test, target)
+    return train, test
 
 
 def _divided(rows: Mapping[str, Rows], seed: int) -> tuple[Rows, Rows]:
@@ -245,7 +254,8 @@ def _too_few(rows: Mapping[str, Rows]) -> str | None:
         ("holdout", rows["holdout"], FEWEST_NON_MEMBERS),
     ):
         if len(table) < fewest:
-            return f"the {name} has {len(table)} rows, and an interval needs at least {fewest}"
+            count = "one row" if len(table) == 1 else f"{len(table)} rows"
+            return f"the {name} has {count}, and an interval needs at least {fewest}"
     return None
 
 

@@ -467,8 +467,9 @@ def _comparable(real: Rows, synthetic: Rows) -> tuple[pd.DataFrame, pd.DataFrame
         # SDMetrics rounds to 14 decimals, which would leave nothing of columns of tiny numbers.
         # Powers of two change no other digit.
         sizes = np.abs(cells[name])
-        typical = np.median(sizes[sizes > 0]) if (sizes > 0).any() else 1.0
-        power = -int(np.frexp(typical)[1])
+        # Half of each, because the mean of the two in the middle may overflow.
+        typical = np.median(sizes[sizes > 0] / 2) if (sizes > 0).any() else 0.5
+        power = -1 - int(np.frexp(typical)[1])
         with np.errstate(over="ignore"):
             cells[name] = np.ldexp(cells[name], power)
             other_cells[name] = np.ldexp(other_cells[name], power)

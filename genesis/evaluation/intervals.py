@@ -123,6 +123,9 @@ def tpr_at_fpr(
     """Share of members found when at most a share fpr of non-members is taken for members.
 
     The threshold is the smallest score that so few non-members exceed; ties with it are not found.
+    The interval is that of members at this threshold. The threshold is itself chosen by these
+    non-members: of others, on average (k + 1) / (m + 1) exceed it, with k of m allowed, so that the
+    interval alone does not say whether a rate is above chance; `judge` does.
 
     Args:
         members: (n,) scores.
@@ -155,6 +158,9 @@ def epsilon_lower_bound(
     ε ≥ log((TPR - δ) / FPR). The threshold and its direction are chosen on one half of the rows;
     on the other half the rates take their worst ends of Clopper-Pearson intervals, each with half
     of what may go wrong.
+
+    That takes rows for independent, and members for drawn by chance: it is as strong as the claim
+    that nothing but training tells members from non-members. `one_run` needs no such claim.
 
     Returns:
         The bound, at least 0.

@@ -26,6 +26,9 @@ CATEGORIES = 20
 SMALL_CELL = 5
 """Categories of fewer real rows have no bar of their own: a report is shown around."""
 
+LARGEST = 2.0**1022
+"""Beyond its negative and itself there are no edges."""
+
 TAIL = 0.001
 """Share of the real rows that may lie beyond the first bar, and beyond the last."""
 
@@ -76,9 +79,11 @@ def _edges(
     real: npt.NDArray[np.float64], synthetic: npt.NDArray[np.float64], *, whole: bool
 ) -> npt.NDArray[np.float64]:
     """Edges of bars that hold nearly all numbers of both tables."""
-    ends = [np.quantile(each, [TAIL, 1 - TAIL]) for each in (real, synthetic) if len(each)]
-    low = min((float(end[0]) for end in ends), default=0.0)
-    high = max((float(end[1]) for end in ends), default=1.0)
+    shares = [TAIL, 1 - TAIL]
+    ends = [4 * np.quantile(each / 4, shares) for each in (real, synthetic) if len(each)]
+    # The range of the largest numbers is none.
+    low = max(min((float(end[0]) for end in ends), default=0.0), -LARGEST)
+    high = min(max((float(end[1]) for end in ends), default=1.0), LARGEST)
     if low == high:
         return np.array([low - 0.5, high + 0.5])
     if not whole:

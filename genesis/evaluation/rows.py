@@ -35,6 +35,10 @@ OWNERS = {
 """What tables are called in messages."""
 
 
+NEEDED = ("real", "synthetic", "members", "non_members")
+"""Tables that cannot be left out where they are named."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns that can be compared, sorted by name: ids and constants are not among them.
@@ -135,8 +139,14 @@ def align(
         DataError: A table has no rows, or infinities.
         SchemaError: Columns or their kinds differ between tables, or none can be compared.
     """
-    given = {name: table for name, table in tables.items() if table is not None}
+    given = {name: table for name, table in tables.items() if table is not None or name in NEEDED}
     for name, table in given.items():
+        if not isinstance(table, pd.DataFrame):
+            raise DataError(
+                f"{OWNERS[name]} must be a pandas DataFrame",
+                got=type(table).__name__,
+                do="read it with genesis.read_table",
+            )
         if table.empty:
             raise DataError(f"{OWNERS[name]} has no rows", got=f"{table.shape[1]} columns")
     if schema is None:

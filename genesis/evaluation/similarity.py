@@ -167,20 +167,27 @@ def similarity(
     known, made = (_shuffled(aligned.rows[name], rng) for name in (real, synthetic))
     held = _shuffled(aligned.rows[holdout], rng) if holdout else None
     space = Space.fit(known)
-    corpus, targets = space.embed(known, device), space.embed(made, device)
-    others = None if held is None else space.embed(held, device)
+    corpus, targets = space.embed(known, device), space.embed(made.take(slice(TARGETS)), device)
     threshold = None
     if len(known) > 1:
         apart = neighbourhood(corpus[:TARGETS], corpus, k=1, exclude_self=True).distances
         threshold = float(np.quantile(apart, NEAR))
     keys, real_keys = made.keys(), known.keys()
     new_rows, looked_up = _new_rows(known, made.take(slice(LOOKED_UP)))
+    close = _closeness(targets, corpus, threshold, np.isin(keys, real_keys))
+    close_others = closer = None
+    if held is not None:
+        others = space.embed(held.take(slice(TARGETS)), device)
+        close_others = _closeness(others, corpus, threshold, np.isin(held.keys(), real_keys))
+        n = min(len(known), len(held))
+        to_real = neighbourhood(targets, corpus[:n], k=1).distances[:, 0]
+        del corpus  # points take most of the memory: one table of them at a time
+        others = space.embed(held.take(slice(n)), device)
+        closer = _closer(to_real, neighbourhood(targets, others, k=1).distances[:, 0], rng)
     return Similarity(
-        synthetic=_closeness(targets, corpus, threshold, np.isin(keys, real_keys)),
-        holdout=None
-        if held is None or others is None
-        else _closeness(others, corpus, threshold, np.isin(held.keys(), real_keys)),
-        closer_to_real=None if others is None else _closer(targets, corpus, others, rng),
+        synthetic=close,
+        holdout=close_others,
+        closer_to_real=closer,
         exact_copies=int(np.isin(keys, real_keys).sum()),
         threshold=threshold,
         new_rows=new_rows,
@@ -198,7 +205,7 @@ def _closeness(
     targets: Tensor, corpus: Tensor, threshold: float | None, exact: npt.NDArray[np.bool_]
 ) -> Closeness:
     """How close targets (n, d) come to the real rows (m, d), given which are exact copies (n,)."""
-    first, second = neighbourhood(targets[:TARGETS], corpus, k=2).distances.T
+    first, second = neighbourhood(targets, corpus, k=2).distances.T
     share = float(exact.mean())
     if threshold is None:
         return Closeness(Spread.of(first), None, share, None)
@@ -207,12 +214,8 @@ def _closeness(
     return Closeness(Spread.of(first), Spread.of(ratio), share, near)
 
 
-def _closer(targets: Tensor, corpus: Tensor, others: Tensor, rng: np.random.Generator) -> Interval:
-    """Share of targets that are closer to the real rows than to equally many others."""
-    n = min(len(corpus), len(others))
-    to_real, to_others = (
-        neighbourhood(targets[:TARGETS], each[:n], k=1).distances[:, 0] for each in (corpus, others)
-    )
+def _closer(to_real: Floats, to_others: Floats, rng: np.random.Generator) -> Interval:
+    """Share of targets closer to real rows than to equally many others, by both distances (n,)."""
     coin = rng.random(len(to_real)) < 0.5
     won = np.where(to_real == to_others, coin, to_real < to_others)
     return proportion_interval(int(won.sum()), len(won))

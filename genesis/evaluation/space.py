@@ -91,8 +91,10 @@ class Space:
         values, ranks = self.values[place], self.ranks[place]
         if not len(values):  # the reference has nulls only
             return np.full(len(column), 0.5)
-        spread = max(float(values[-1] - values[0]), abs(float(values[0])), 1e-12)
-        beyond = np.maximum(column - values[-1], 0) + np.minimum(column - values[0], 0)
+        # A quarter of each, because the range of the largest numbers is none.
+        low, high, cells = float(values[0]) / 4, float(values[-1]) / 4, column / 4
+        spread = max(high - low, abs(low), 1e-12)
+        beyond = np.maximum(cells - high, 0) + np.minimum(cells - low, 0)
         tails = np.sign(beyond) * np.log1p(np.abs(beyond) / spread)
         return np.asarray(np.interp(column, values, ranks) + TAIL * tails)
 

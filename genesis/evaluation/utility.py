@@ -19,7 +19,7 @@ from genesis.evaluation.features import learn, permutation_importances
 from genesis.evaluation.intervals import Interval
 from genesis.evaluation.rows import Rows
 
-__all__ = ["Utility", "headline", "utility"]
+__all__ = ["Utility", "check_target", "headline", "utility"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -119,14 +119,8 @@ def utility(
         SchemaError: There is no such column that can be predicted.
         DataError: The target has one value or none in the real rows.
     """
-    names = train_real.columns.names
-    if target not in names:
-        raise SchemaError(
-            f"the target '{target}' cannot be predicted",
-            got="no column of that name, or one that is an id or constant",
-            do=nearest_names(target, names),
-        )
-    rng = np.random.default_rng(np.random.SeedSequence([seed, len(names)]))
+    check_target(train_real, test, target)
+    rng = np.random.default_rng(np.random.SeedSequence([seed, len(train_real.columns.names)]))
     drawn = [_drawn(_known(table, target), rng) for table in (train_real, synthetic, test)]
     (y_real, y_synthetic, truth), classes, scale = _answers(drawn, target)
     real, made, tested = (_without(table, target) for table in drawn)
@@ -171,6 +165,24 @@ def utility(
         test_rows=len(tested),
         reason=_reason(y_real, y_synthetic, truth),
     )
+
+
+def check_target(train_real: Rows, test: Rows, target: str) -> None:
+    """Make sure that `utility` can predict a target, before there are synthetic rows.
+
+    Raises:
+        SchemaError: As `utility`.
+        DataError: As `utility`.
+    """
+    names = train_real.columns.names
+    if target not in names:
+        raise SchemaError(
+            f"the target '{target}' cannot be predicted",
+            got="no column of that name, or one that is an id or constant",
+            do=nearest_names(target, names),
+        )
+    real = _known(train_real, target)
+    _answers([real, real, _known(test, target)], target)
 
 
 def headline(train: Rows, test: Rows, target: str, *, seed: int = 0) -> float | None:

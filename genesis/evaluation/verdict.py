@@ -65,7 +65,10 @@ def verdict(scores: Mapping[str, Any], c2st: float | None) -> Verdict:
     Args:
         scores: What `Membership.to_dict` returns, with its controls; in an audit also what the
             other attacks found, under the names of its sections.
-        c2st: AUC of telling the synthetic rows from real ones; None if unknown.
+        c2st: AUC of telling the synthetic rows from real ones; None if there are too few rows.
+
+    Where members can be told from non-members without the synthetic rows, attacks are expected to
+    succeed on harmless rows too. A leak is then what tells them apart better than that.
     """
     power = scores["power"]
     false_alarms = [
@@ -74,13 +77,22 @@ def verdict(scores: Mapping[str, Any], c2st: float | None) -> Verdict:
         for name in HARMLESS
         if name in power and power[name]["found"]
     ]
-    leaks = [
-        *(_sentence(name, scores["attacks"][name]) for name in _found(scores)),
-        *_elsewhere(scores),
-    ]
+    apart = scores.get("apart")
+    beside = 0.0
+    if apart and apart["low"] > 0.5:
+        beside = apart["high"]
+        false_alarms.insert(0, _told_apart(apart))
+    leaks = [*_membership(scores, beside), *_elsewhere(scores, beside)]
     if leaks:
         reasons = (*leaks, *_one_round(scores), *false_alarms)
         return Verdict("leak", "A leak was found. " + leaks[0], reasons)
+    explained = [*_membership(scores), *_elsewhere(scores)]
+    if explained:
+        return Verdict(
+            "inconclusive",
+            "Attacks found something that need not be a leak. " + false_alarms[0],
+            (*false_alarms, *explained, *_one_round(scores)),
+        )
     doubts = [
         f"The attacks missed {CALLED[name]}: with {scores['members']:,} members and "
         f"{scores['non_members']:,} non-members a leak like that stays unseen."
@@ -88,7 +100,17 @@ def verdict(scores: Mapping[str, Any], c2st: float | None) -> Verdict:
         if name in power and not power[name]["found"]
     ]
     doubts += false_alarms
-    if c2st is not None and c2st >= STRANGE:
+    if scores.get("same_counts"):
+        doubts.append(
+            f"In {', '.join(scores['same_counts'])} values occur exactly as often as among the "
+            f"members: the rows may be theirs in another coding."
+        )
+    if c2st is None:
+        doubts.append(
+            "There are too few rows to tell whether the synthetic ones look like real ones: they "
+            "may hold members in another form."
+        )
+    elif c2st >= STRANGE:
         doubts.append(
             f"The synthetic rows do not look like real ones (a classifier tells them apart with "
             f"an AUC of {c2st:.3f}), so attacks that compare values say little about them: they "
@@ -119,24 +141,39 @@ def _one_round(scores: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
-def _found(scores: Mapping[str, Any]) -> list[str]:
-    """Attacks on the synthetic rows that found something, the best first."""
-    found = [name for name, each in scores["attacks"].items() if each["found"]]
-    return sorted(found, key=lambda name: name != scores["worst"])
+def _told_apart(apart: Mapping[str, float]) -> str:
+    """That members differ from non-members in more than training."""
+    return (
+        f"A classifier tells members from non-members without any synthetic row, with an AUC of "
+        f"{apart['value']:.3f} [{apart['low']:.3f}, {apart['high']:.3f}]: they come from different "
+        f"populations, and attacks find that, too. Divide rows at random before training."
+    )
 
 
-def _elsewhere(scores: Mapping[str, Any]) -> Iterator[str]:
-    """Leaks that attacks of an audit found beside membership inference from synthetic rows."""
+def _membership(scores: Mapping[str, Any], beside: float = 0.0) -> Iterator[str]:
+    """What attacks found in the synthetic rows above an AUC that needs no leak, the best first."""
+    attacks = scores["attacks"]
+    for name in sorted(attacks, key=lambda name: name != scores["worst"]):
+        if attacks[name]["found"] and attacks[name]["auc_low"] > beside:
+            yield _sentence(name, attacks[name])
+
+
+def _elsewhere(scores: Mapping[str, Any], beside: float = 0.0) -> Iterator[str]:
+    """Leaks that attacks of an audit found beside membership inference from synthetic rows.
+
+    Risks have no AUC to compare: where an AUC needs no leak, neither do they. The coins of canaries
+    always are fair.
+    """
     for key, by in (("white_box", "With the model, the"), ("shadow", "With shadow models, the")):
         for name, found in (scores.get(key) or {}).get("attacks", {}).items():
             # What one round of a federation gives away is no leak of this model.
-            if found["found"] and not name.startswith(ONE_ROUND):
+            if found["found"] and found["auc_low"] > beside and not name.startswith(ONE_ROUND):
                 sees = (scores[key].get("sees") or {}).get(name)
                 who = f" It takes {sees}." if sees else ""
                 yield by + _sentence(name, found).removeprefix("The") + who
     for key, what in RISKS.items():
         found = scores.get(key) or {}
-        if (found.get("risk_low") or 0) > 0:
+        if not beside and (found.get("risk_low") or 0) > 0:
             yield (
                 f"{what} better about members than about others: by {found['risk']:.1%} "
                 f"[{found['risk_low']:.1%}, {found['risk_high']:.1%}]."

@@ -35,7 +35,11 @@ def test_evaluate_writes_scores_and_a_page(run: Run) -> None:
     scores = json.loads(Path("s.json").read_text())
     assert scores["utility"]["target"] == "smokes"
     assert f"{scores['fidelity']['quality']:.3f}" in done.stdout
+    assert f"{scores['utility']['trtr']:.3f}" in done.stdout
+    assert f"{scores['controls']['holdout']['tstr']:.3f}" in done.stdout
     assert scores["privacy"]["verdict"]["text"] in done.stdout
+    table = done.stdout.split("\n\n")[0].splitlines()
+    assert len({len(line) for line in table}) == 1
     assert "report in r.html" in done.stderr
     assert Path("r.html").read_text().startswith("<!")
 
@@ -155,6 +159,22 @@ def test_methods_that_cannot_be(run: Run) -> None:
     words = ["audit", *AUDIT, "--canaries", 120]
     assert "need a method to train" in error_of(run, words)
     assert "unknown method 'tvea'" in error_of(run, [*words, "--method", "tvea"])
+
+
+def test_options_that_would_say_nothing_are_wrong_usage(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for words, message in (
+        (["--epochs", 3], "--epochs needs --method"),
+        (["--config", "a=1", "--canaries", 120], "--config needs --method"),
+        (["--method", "tvae"], "--method needs --shadows or --canaries"),
+    ):
+        done = run(["audit", *AUDIT, *words])
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert message in done.stderr
+    # In the environment it may be there for 'genesis fit'.
+    monkeypatch.setenv("GENESIS_EPOCHS", "3")
+    assert run(["audit", *AUDIT]).exit_code == 0
 
 
 def test_results_do_not_overwrite_tables(run: Run) -> None:

@@ -132,3 +132,14 @@ def test_recoding_can_be_undone(seed: int) -> None:
 
 def test_a_recoded_row_resembles_no_row() -> None:
     assert not counted(recoded(MEMBERS, 0)) & counted(MEMBERS)
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_largest_and_smallest_numbers_stay_finite() -> None:
+    rng = np.random.default_rng(0)
+    ends = rng.choice([-1.7e308, 1.0, 1.7e308], 60)
+    numeric = np.column_stack([ends, 1e-300 * rng.normal(size=60), np.full(60, np.nan)])
+    rows = replace(population(60, 0), numeric=numeric)
+    for control in (noisy_copier(rows, 60, 0), recoded(rows, 0)):
+        assert np.isfinite(control.numeric[:, :2]).all()
+        assert np.isnan(control.numeric[:, 2]).all()

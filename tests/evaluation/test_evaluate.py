@@ -126,6 +126,16 @@ def test_the_target_must_be_there_and_vary() -> None:
         )
 
 
+def test_what_is_no_table_is_named() -> None:
+    real, synthetic, _ = tables()
+    with pytest.raises(DataError, match="the real table must be a pandas DataFrame; got str"):
+        evaluate("real.csv", synthetic)
+    with pytest.raises(DataError, match="the synthetic table must be a pandas DataFrame"):
+        evaluate(real, None)
+    numbered = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)))
+    assert evaluate(numbered, numbered, target=2).to_dict()["utility"]["target"] == "2"
+
+
 def test_every_step_is_told() -> None:
     real, synthetic, _ = tables()
     told: list[tuple[int, int, str]] = []

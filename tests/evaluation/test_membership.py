@@ -200,3 +200,22 @@ def test_equal_scores_say_nothing() -> None:
     assert (found.auc.value, found.found, found.epsilon_low) == (0.5, False, 0.0)
     assert found.tpr_1 is not None
     assert found.tpr_1.value == 0
+
+
+def test_a_handful_of_copies_is_found_where_none_of_the_others_has_one() -> None:
+    rng = np.random.default_rng(0)
+    members, others = -rng.random(1000) - 1, -rng.random(500) - 1
+    assert not judge(members, others, level=0.999).found
+    members[:25] = 0
+    assert judge(members, others, level=0.999).found
+
+
+def test_members_of_another_population_are_told_apart() -> None:
+    later = replace(OTHERS, numeric=OTHERS.numeric + np.array([10.0, 0.0, 0.0]))
+    apart = [
+        membership(MEMBERS, others, FRESH, attacks=["distance"], controls=False).apart
+        for others in (OTHERS, later)
+    ]
+    assert apart[0] is not None
+    assert apart[1] is not None
+    assert apart[0].low < 0.5 < apart[1].low

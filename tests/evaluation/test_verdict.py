@@ -13,6 +13,14 @@ def finding(found: bool = False, auc: float = 0.5) -> dict[str, Any]:
     return {"auc": auc, "auc_low": auc - 0.02, "auc_high": auc + 0.02, "found": found, **rates}
 
 
+def finding_of(auc: float) -> dict[str, Any]:
+    """What an attack found that succeeds."""
+    return finding(True, auc)
+
+
+RISK = {"risk": 0.2, "risk_low": 0.1, "risk_high": 0.3}
+
+
 def scores(**power: bool) -> dict[str, Any]:
     """A membership inference that finds nothing where there is nothing to find."""
     known = {"copier": True, "noisy_copier": True, "leak": True, "recoded": True}
@@ -58,7 +66,36 @@ def test_attacks_that_cry_wolf_say_nothing(harmless: str) -> None:
 
 def test_rows_unlike_real_ones_may_be_members_in_disguise() -> None:
     assert verdict(scores(), STRANGE).finding == "inconclusive"
-    assert verdict(scores(), None).finding == "nothing found"
+
+
+def test_too_few_rows_to_look_at_may_be_members_in_disguise() -> None:
+    assert verdict(scores(), None).finding == "inconclusive"
+
+
+def test_counts_of_the_members_may_be_members_in_disguise() -> None:
+    found = verdict(scores() | {"same_counts": ["age"]}, 0.5)
+    assert found.finding == "inconclusive"
+    assert "age values occur exactly as often" in found.text
+
+
+@pytest.mark.parametrize(("low", "finding"), [(0.52, "inconclusive"), (0.49, "leak")])
+def test_members_of_another_population_need_no_leak(low: float, finding: str) -> None:
+    differing = scores() | {"apart": {"value": 0.6, "low": low, "high": 0.65}}
+    differing["attacks"] = {"distance": finding_of(0.6), "density": finding_of(0.65)}
+    found = verdict(differing | {"linkability": RISK}, 0.5)
+    assert found.finding == finding
+    if finding == "inconclusive":
+        assert "different populations" in found.text
+        assert any("'distance'" in reason for reason in found.reasons)
+
+
+def test_a_leak_tells_more_than_the_population() -> None:
+    differing = scores() | {"apart": {"value": 0.6, "low": 0.55, "high": 0.65}}
+    differing["attacks"] = {"distance": finding_of(0.8), "density": finding_of(0.6)}
+    found = verdict(differing, 0.5)
+    assert (found.finding, "'distance'" in found.text) == ("leak", True)
+    assert not any("'density'" in reason for reason in found.reasons)
+    assert verdict(scores() | {"apart": differing["apart"]}, 0.5).finding == "inconclusive"
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def _improved(words: Words, here: _Counts, there: _Counts) -> Words:
     for _ in range(SWEEPS):
         before = list(words)
         for k in range(len(words)):
-            mine = _translated(words, here, there, without=k)[here.block(k)]
+            mine = _translated(words, here, there, of=k)
             affinity = mine @ there.roots[there.block(k)].T
             affinity += np.outer(here.frequencies(k), there.frequencies(k))
             words[k] = _matched(affinity, numeric=k < len(here.sizes) - len(here.codes))
@@ -239,13 +239,14 @@ def _agreement(words: Words, here: _Counts, there: _Counts) -> float:
     return float((mine[known] * there.roots[place[known]]).sum())
 
 
-def _translated(words: Words, here: _Counts, there: _Counts, without: int | None = None) -> Floats:
-    """Counts (b here, b there) of the bins here with known bins, without those of one column."""
-    place = _places(words, there)
-    if without is not None:
-        place[here.block(without)] = -1
-    mine = np.zeros((len(place), there.starts[-1]))
-    mine[:, place[place >= 0]] = here.roots[:, place >= 0]
+def _translated(words: Words, here: _Counts, there: _Counts, of: int | None = None) -> Floats:
+    """Counts (b here, b there) of the bins here (or of one column with others) with known bins."""
+    place, roots = _places(words, there), here.roots
+    if of is not None:
+        place[here.block(of)] = -1
+        roots = roots[here.block(of)]
+    mine = np.zeros((len(roots), there.starts[-1]))
+    mine[:, place[place >= 0]] = roots[:, place >= 0]
     return mine
 
 

@@ -44,7 +44,7 @@ def distribution(index: int, name: str, picture: Mapping[str, Any]) -> Figure:
     shares = {table: _numbers(picture.get(table)) for table in ("real", "synthetic", "holdout")}
     if "edges" in picture:
         edges = list(picture["edges"])
-        labels = [f"{_edge(low)} to {_edge(high)}" for low, high in pairwise(edges)]
+        labels = [_bar(low, high) for low, high in pairwise(edges)]
         draw = "dates" if picture.get("kind") == "datetime" else "numbers"
         data: dict[str, Any] = {"edges": edges, "labels": labels}
     else:
@@ -100,12 +100,20 @@ def _nulls(nulls: Mapping[str, Any] | None) -> str:
     return f" Nulls: {said}."
 
 
+def _bar(low: Any, high: Any) -> str:
+    """What lies between two edges: a range, or the one whole number that there is."""
+    first, last = finite(low), finite(high)
+    if first is not None and last == first + 1 and first % 1 == 0.5:
+        return f"{first + 0.5:,.0f}".replace("-", "−")
+    return f"{_edge(low)} to {_edge(high)}"
+
+
 def _edge(value: Any) -> str:
     """An edge of a bar: a number in few digits, a moment as it is."""
     known = finite(value)
     if known is None:
         return str(value).replace("T", " ")
-    return f"{known:,.0f}" if abs(known) >= 1000 else f"{known:.3g}"
+    return (f"{known:,.0f}" if abs(known) >= 1000 else f"{known:.3g}").replace("-", "−")
 
 
 def trends(picture: Mapping[str, Any]) -> tuple[Figure, ...]:

@@ -8,7 +8,9 @@ __all__ = [
     "CONTROLS",
     "MEASURES",
     "NEGATIVE",
+    "ONE_ROUND",
     "POSITIVE",
+    "RULES",
     "SHORT",
     "attack_label",
     "column_label",
@@ -48,6 +50,16 @@ MEASURES = {
     "mae": "Mean absolute error",
 }
 
+RULES = {
+    "BoundaryAdherence": "in the real range",
+    "CategoryAdherence": "of known categories",
+    "KeyUniqueness": "keys that occur once",
+}
+"""What each rule of SDMetrics' diagnosis counts."""
+
+ONE_ROUND = "single_update"
+"""How the names of attacks begin that tell of one round of training, and not of the model."""
+
 _ATTACKS = {
     "distance": "Nearest distance",
     "calibrated": "Calibrated distance",
@@ -57,7 +69,10 @@ _ATTACKS = {
     "logan": "Neural critic (LOGAN)",
     "recoding": "Re-coding undone",
     "critic": "Critic score",
+    "reconstruction": "Reconstruction",
     "elbo": "Evidence lower bound (ELBO)",
+    "likelihood": "Likelihood",
+    "nearest_draw": "Nearest of many draws",
     "lira": "LiRA",
     "rmia": "RMIA",
 }
@@ -70,6 +85,9 @@ def column_label(name: object) -> str:
 
 def attack_label(name: str) -> str:
     """Name of an attack."""
+    if name.startswith(ONE_ROUND):
+        inner = attack_label(name.removeprefix(ONE_ROUND).lstrip("_"))
+        return f"One round: {inner}" if inner else "One round"
     return _ATTACKS.get(name, words(name))
 
 

@@ -65,9 +65,13 @@
       type: "bar", y: tops, offset: 0, width: at.slice(1).map((edge, i) => edge - at[i]), x: data.edges.slice(0, -1),
       marker: { color: "rgba(0,0,0,0)" }, hoverinfo: "text", hovertext: text,
     });
+    // Few bars of one whole number each have their ticks at these numbers.
+    const starts = data.edges.slice(0, -1);
+    const whole = starts.length <= 8 && starts.every((edge, i) => Math.abs(edge % 1) === 0.5 && at[i + 1] - edge === 1);
+    const ticks = whole ? { tickvals: starts.map((edge) => edge + 0.5) } : { nticks: 5 };
     return [traces, layout(colour, {
       hovermode: "x",
-      xaxis: axis(colour, { type, range: [data.edges[0], data.edges[data.edges.length - 1]], showgrid: false, nticks: 5, tickangle: 0 }),
+      xaxis: axis(colour, { type, range: [data.edges[0], data.edges[data.edges.length - 1]], showgrid: false, tickangle: 0, ...ticks }),
       yaxis: axis(colour, { rangemode: "tozero", nticks: 4, tickformat: "~%" }),
     })];
   };
@@ -167,6 +171,7 @@
     losses: (colour, { lines }) => {
       const shades = [colour.synthetic, colour.holdout, colour.soft, colour.low, colour.real];
       const dashes = ["solid", "dash", "dot"];
+      const rounds = Math.max(...lines.map(({ values }) => values.length));
       const traces = lines.map(({ name, values }, i) => ({
         x: values.map((_, round) => round + 1), y: values, name: short(name, 30),
         mode: values.length > 1 ? "lines" : "markers", hoverinfo: "text",
@@ -175,7 +180,7 @@
       }));
       return [traces, layout(colour, {
         showlegend: true, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { size: 12 }, itemclick: false, itemdoubleclick: false },
-        xaxis: axis(colour, { title: { text: "round", font: { size: 12, color: colour.soft } }, showgrid: false, nticks: 8 }),
+        xaxis: axis(colour, { title: { text: "round", font: { size: 12, color: colour.soft } }, showgrid: false, ...(rounds <= 8 ? { dtick: 1 } : { nticks: 8 }) }),
         yaxis: axis(colour, { nticks: 6 }),
       })];
     },

@@ -75,7 +75,7 @@ def _contents(
             part = values.at(measured.scores, section.key or section.id)
             why = values.at(part, "why") or values.at(part, "reason") or section.why
             if why:
-                missing.append((section, str(why)))
+                missing.append((section, values.sentence(str(why))))
         else:
             present.append((section, content))
     return present, missing
@@ -121,8 +121,9 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    filters = ("at", "count", "digits", "interval", "number", "percent", "place", "tied", "words")
-    environment.filters |= {name: getattr(values, name) for name in filters}
+    numbers = ("at", "count", "digits", "interval", "number", "percent", "place")
+    texts = ("sentence", "tied", "words")
+    environment.filters |= {name: getattr(values, name) for name in numbers + texts}
     environment.filters["named"] = column_label
     environment.globals["reading"] = READING
     return environment

@@ -41,6 +41,9 @@ SHOWN = 12
 KINDS = {"univariate": "one column", "multivariate": "several columns"}
 """Kinds of guesses; others are called after the column that is guessed, or as they are."""
 
+WAYS = {"nearest": "by the nearest row", "boosting": "by boosting"}
+"""Ways to guess a secret."""
+
 
 @dataclass(frozen=True)
 class AttackRow:
@@ -164,7 +167,8 @@ def risk(key: str) -> Callable[[Measured], Content | None]:
 def risk_rows(part: Any) -> list[RiskRow]:
     """Every rate in a section, the surest risk first."""
     rows = list(_rates(part, ()))
-    return sorted(rows, key=lambda row: -(finite(row.scores.get("risk_low")) or 0.0))
+    keys = ("risk_low", "risk")
+    return sorted(rows, key=lambda row: [-(finite(row.scores.get(key)) or 0.0) for key in keys])
 
 
 def _rates(part: Any, path: tuple[str, ...]) -> Iterator[RiskRow]:
@@ -176,8 +180,12 @@ def _rates(part: Any, path: tuple[str, ...]) -> Iterator[RiskRow]:
     if kinds or "rate" not in part:
         yield from kinds
         return
-    names = [KINDS.get(key, column_label(key)) for key in path if key != "columns"]
-    yield RiskRow(", ".join(names) or "all guesses", part)
+    if len(path) > 1 and path[0] == "columns":
+        _, column, *ways = path
+        label = " ".join([column_label(column), *(WAYS.get(way, way) for way in ways)])
+    else:
+        label = ", ".join(KINDS.get(key, column_label(key)) for key in path)
+    yield RiskRow(label or "all guesses", part)
 
 
 def one_run(measured: Measured) -> Content | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from genesis.evaluation.report import figures
 from genesis.evaluation.report.figures import Figure
-from genesis.evaluation.report.names import MEASURES
+from genesis.evaluation.report.names import MEASURES, RULES
 from genesis.evaluation.report.rulers import Mark, auc_mark
 from genesis.evaluation.report.section import Content, Measured, Scores
 from genesis.evaluation.report.values import at, finite, place, words
@@ -62,7 +62,9 @@ def controls(measured: Measured) -> Content | None:
     """Each score of the synthetic rows beside those of shuffled columns and of the holdout."""
     if not any(at(measured.scores, "controls", name) for name in ("shuffled", "holdout")):
         return None
-    return Content({"measures": [m for m in _measures(measured.scores) if m.marks]})
+    scores = measured.scores
+    held = not scores.get("tables") or "holdout" in scores["tables"]
+    return Content({"measures": [m for m in _measures(scores) if m.marks], "held": held})
 
 
 def _measures(scores: Scores) -> Iterator[Measure]:
@@ -77,7 +79,7 @@ def _measures(scores: Scores) -> Iterator[Measure]:
 
     logistic = ("detection", "models", "logistic_regression", "auc")
     metric = at(scores, "utility", "metric") or "utility"
-    learned = f"{MEASURES.get(metric, words(metric))} of models trained on it"
+    learned = f"{MEASURES.get(metric, words(metric))} of a model trained on it"
     chance = 0.5 if metric == "auroc" else 0.0
     trends = "column_pair_trends"
     yield measure("Told from real, boosting", "0.5", "c2st_auc", 1, 0.5, "detection", "c2st_auc")
@@ -115,6 +117,8 @@ def columns(measured: Measured) -> Content | None:
         "more": plotted[SHOWN:],
         "holdout": any(at(picture, "holdout") for picture in drawn.values()),
         "invalid": invalid_columns(measured.scores),
+        "rules": RULES,
+        "audit": measured.scores.get("kind") == "audit",
     }
     return Content(data, tuple(card.figure for card in plotted if card.figure))
 

@@ -46,7 +46,7 @@ EVALUATION = (
         "controls",
         "Beside the controls",
         "What each score means: synthetic rows between shuffled columns, which hold no dependence, "
-        "and real rows that were never trained on.",
+        "and real rows.",
         "No control was run.",
         quality.controls,
     ),

@@ -10,6 +10,7 @@ from genesis.evaluation.report.names import (
     CONTROLS,
     MEASURES,
     NEGATIVE,
+    ONE_ROUND,
     POSITIVE,
     SHORT,
     attack_label,
@@ -19,7 +20,7 @@ from genesis.evaluation.report.names import (
 from genesis.evaluation.report.privacy import membership, risk_rows
 from genesis.evaluation.report.quality import invalid_columns
 from genesis.evaluation.report.section import Scores
-from genesis.evaluation.report.values import at, count, finite, interval, number, percent
+from genesis.evaluation.report.values import at, count, finite, interval, number, percent, sentence
 
 __all__ = ["Answer", "Fact", "Pointer", "good", "look", "privacy"]
 
@@ -113,7 +114,7 @@ def _facts(scores: Scores, auc: Any, quality: Any) -> Iterator[Fact]:
     tstr, trtr = at(scores, "utility", "tstr"), at(scores, "utility", "trtr")
     if tstr is not None:
         metric = at(scores, "utility", "metric") or ""
-        says = f"{MEASURES.get(metric, metric)} of models trained on synthetic rows"
+        says = f"{MEASURES.get(metric, metric)} of a model trained on synthetic rows"
         yield Fact(number(tstr), says, _kept(metric, tstr, trtr))
     if quality is not None:
         yield Fact(number(quality), "SDMetrics quality (1 is best)", _controls(scores, "quality"))
@@ -122,7 +123,8 @@ def _facts(scores: Scores, auc: Any, quality: Any) -> Iterator[Fact]:
 def _controls(scores: Scores, key: str) -> str:
     """What both controls reach."""
     found = {name: at(scores, "controls", name, key) for name in ("shuffled", "holdout")}
-    names = {"shuffled": "shuffled columns", "holdout": "real holdout"}
+    held = not scores.get("tables") or "holdout" in scores["tables"]
+    names = {"shuffled": "shuffled columns", "holdout": "real holdout" if held else "real rows"}
     return ", ".join(f"{names[k]} {number(v)}" for k, v in found.items() if v is not None)
 
 
@@ -143,7 +145,7 @@ def privacy(scores: Scores) -> Answer:
     question, part = "How private?", membership(scores)
     attacks, power = at(part, "attacks"), at(part, "power") or {}
     if not attacks:
-        why = at(part, "why") or "No rows were given that were never trained on."
+        why = sentence(at(part, "why") or "no rows were given that were never trained on")
         note = "Without attacks nothing is known about leaks; similarity does not replace them."
         return Answer(question, "Not tested", "caution", why, note=note)
     finding = at(part, "verdict", "finding")
@@ -210,6 +212,14 @@ def _privacy_pointers(scores: Scores) -> Iterator[Pointer]:
         if worst and at(scores, key, "attacks", worst, "found"):
             text = f"{title}, “{attack_label(worst)}” tells members from others"
             yield Pointer(text, key, "alert")
+    update = [
+        name
+        for name, entry in (at(scores, "white_box", "attacks") or {}).items()
+        if name.startswith(ONE_ROUND) and entry.get("found")
+    ]
+    if update:
+        text = "One round of a federation would show its server whose rows a client has"
+        yield Pointer(text, "white_box", "caution")
     epsilon = finite(at(scores, "one_run", "epsilon")) or 0.0
     if epsilon > 0:
         text = f"The training method shows which canaries it saw: its ε is at least {epsilon:.2f}"
@@ -239,9 +249,11 @@ def _similarity_pointers(scores: Scores) -> Iterator[Pointer]:
         tone = "caution" if beside is None else "alert"
         text = f"{percent(share)} of the synthetic rows are exact copies{than}"
         yield Pointer(text, "similarity", tone)
-    copied = [name for name, part in (at(scores, "similarity", "copied_ids") or {}).items() if part]
-    if copied:
-        yield Pointer(f"Real values are among the keys in {_some(copied)}", "similarity", "alert")
+    # Keys that are numbers agree by chance, too: how many do is for the reader to judge.
+    for name, part in (at(scores, "similarity", "copied_ids") or {}).items():
+        if part:
+            text = f"{percent(part)} of the keys in {_some([name])} are keys of real rows"
+            yield Pointer(text, "similarity", "caution")
 
 
 def _quality_pointers(scores: Scores) -> Iterator[Pointer]:
@@ -254,7 +266,7 @@ def _quality_pointers(scores: Scores) -> Iterator[Pointer]:
     invalid = [str(entry["column"]) for entry in invalid_columns(scores)]
     if invalid:
         yield Pointer(
-            f"Values out of range or keys that repeat in {_some(invalid)}", "columns", "caution"
+            f"Not all synthetic values are valid in {_some(invalid)}", "columns", "caution"
         )
     telling = at(scores, "detection", "columns") or ()
     if telling and (finite(at(scores, "detection", "c2st_auc")) or 0) > 0.55:
@@ -282,7 +294,10 @@ def _utility_pointers(scores: Scores) -> Iterator[Pointer]:
     high = finite(at(scores, "utility", "difference", "high"))
     if high is not None and high < 0:
         value = number(abs(at(scores, "utility", "difference", "value") or 0.0))
-        yield Pointer(f"Models trained on synthetic rows lose {value}, beyond chance", "utility")
+        metric = at(scores, "utility", "metric") or ""
+        lost = f"{value} of {MEASURES.get(metric, metric)}" if metric else value
+        text = f"A model trained on synthetic rows loses {lost}, beyond chance"
+        yield Pointer(text, "utility")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ __all__ = [
     "number",
     "percent",
     "place",
+    "sentence",
     "tied",
     "without_gaps",
     "words",
@@ -103,6 +104,12 @@ def place(value: Any, left: float, right: float) -> float | None:
 def tied(text: str) -> str:
     """A text that does not break before a per cent sign."""
     return text.replace(" %", f"{TIE}%")
+
+
+def sentence(text: str) -> str:
+    """A clause as a sentence, with a capital and a full stop."""
+    ended = text if text.endswith((".", "?", "!")) else f"{text}."
+    return text and ended[:1].upper() + ended[1:]
 
 
 def words(name: str) -> str:

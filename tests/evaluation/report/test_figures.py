@@ -52,6 +52,16 @@ def test_bars_of_numbers_are_called_by_their_edges() -> None:
     assert figures.distribution(0, "x", moments).draw == "dates"
 
 
+def test_a_bar_of_one_whole_number_is_called_by_it() -> None:
+    assert figures.distribution(0, "x", numeric(-1.5, 2.5, bars=4)).data["labels"] == [
+        "−1",
+        "0",
+        "1",
+        "2",
+    ]
+    assert figures.distribution(0, "x", numeric(-2, 2, bars=4)).data["labels"][0] == "−2 to −1"
+
+
 def test_heat_maps_begin_where_the_worst_pair_is() -> None:
     score, real, _ = figures.trends(evaluation()[1]["trends"])
     assert (score.data["scale"], score.data["low"]) == ("agreement", 0.5)

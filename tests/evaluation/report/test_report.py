@@ -162,7 +162,7 @@ def test_power_stands_in_the_summary() -> None:
 def test_missing_parts_are_named_with_their_reason() -> None:
     text = Page(Report(*SAMPLES["one_column"]()).to_html()).text
     missing = text[text.rindex("Not measured") :]
-    for reason in ("No target column was named.", "No holdout was given.", "too few rows"):
+    for reason in ("No target column was named.", "No holdout was given.", "Too few rows"):
         assert reason in missing
 
 

@@ -81,6 +81,8 @@ def test_rows_that_were_not_attacked_are_not_tested() -> None:
         assert answer.headline == "Not tested"
         assert answer.tone == "caution"
     assert answer.text == "No holdout was given."
+    part = {"attacks": None, "why": "the holdout has 3 rows"}
+    assert privacy(scores(privacy=part)).text == "The holdout has 3 rows."
 
 
 def test_a_missed_control_and_a_false_alarm_are_pointed_out() -> None:
@@ -98,6 +100,29 @@ def test_shuffled_columns_that_score_higher_are_pointed_out() -> None:
 def test_an_audit_points_at_each_leak() -> None:
     leaks = {pointer.section for pointer in look(audit()[0]) if pointer.tone == "alert"}
     assert leaks == {"attacks", "white_box", "shadow", "one_run", "attributes"}
+
+
+def test_what_one_round_gives_away_is_no_leak_of_the_model_but_is_pointed_out() -> None:
+    (found,) = [pointer for pointer in look(audit()[0]) if "One round" in pointer.text]
+    assert (found.section, found.tone) == ("white_box", "caution")
+
+
+def test_real_rows_are_no_holdout_where_there_was_none() -> None:
+    sizes = {name: {"rows": 9, "columns": 2} for name in ("real", "synthetic", "holdout")}
+    says = [fact.beside for fact in good(scores(tables=sizes)).facts]
+    assert any("real holdout" in text for text in says)
+    del sizes["holdout"]
+    says = [fact.beside for fact in good(scores(tables=sizes)).facts]
+    assert not any("holdout" in text for text in says)
+
+
+def test_keys_of_real_rows_are_counted() -> None:
+    part = {"copied_ids": {"id": 0.051, "other": 0.0}}
+    (pointer,) = look({"similarity": part})
+    assert (
+        pointer.text.replace("\N{NO-BREAK SPACE}", " ")
+        == "5.1 % of the keys in “id” are keys of real rows"
+    )
 
 
 def test_nothing_stands_out_in_good_rows() -> None:
