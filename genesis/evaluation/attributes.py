@@ -30,7 +30,7 @@ from genesis.evaluation.space import Space
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Attributes", "SecretGuesses", "attributes"]
+__all__ = ["Attributes", "SecretGuesses", "attributes", "check_secrets"]
 
 Flags = npt.NDArray[np.bool_]
 
@@ -85,7 +85,7 @@ class Attributes:
     def worst(self) -> tuple[str, str]:
         """The column, and the way of guessing it, that surely leaks most."""
         pairs = [(name, way) for name, ways in self.columns.items() for way in ways]
-        return max(pairs, key=lambda pair: self.columns[pair[0]][pair[1]].guesses.found)
+        return max(pairs, key=lambda pair: self.columns[pair[0]][pair[1]].guesses.severity)
 
     def to_dict(self) -> dict[str, Any]:
         """As values of JSON: the worst column, then all."""
@@ -98,6 +98,13 @@ class Attributes:
             for name, ways in self.columns.items()
         }
         return {**columns[secret][way], "columns": columns}
+
+
+def check_secrets(names: Sequence[str], secrets: Sequence[str]) -> None:
+    """Raise SchemaError for a secret that is none of the columns that can be guessed."""
+    for name in secrets:
+        if name not in names:
+            raise SchemaError(f"no column '{name}' can be guessed", do=nearest_names(name, names))
 
 
 def attributes(
@@ -132,9 +139,7 @@ def attributes(
         SchemaError: A secret column is not there.
     """
     names = members.columns.names
-    for name in secrets:
-        if name not in names:
-            raise SchemaError(f"no column '{name}' can be guessed", do=nearest_names(name, names))
+    check_secrets(names, secrets)
     most = math.ceil(most * min(1, SHARED / len(secrets or names)))
     rng = np.random.default_rng(np.random.SeedSequence([seed, len(members), len(control)]))
     tables = _Tables(

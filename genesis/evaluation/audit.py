@@ -11,19 +11,19 @@ import pandas as pd
 from genesis.devices import resolve_device
 from genesis.errors import PlanError
 from genesis.evaluation import pictures
-from genesis.evaluation.attributes import attributes
+from genesis.evaluation.attributes import attributes, check_secrets
 from genesis.evaluation.detection import detect
 from genesis.evaluation.evaluate import Counter, Steps, described
 from genesis.evaluation.linkability import linkability
 from genesis.evaluation.membership import membership
-from genesis.evaluation.one_run import audit_one_run
+from genesis.evaluation.one_run import audit_one_run, check_canaries
 from genesis.evaluation.report import Report
 from genesis.evaluation.rows import Aligned, align
-from genesis.evaluation.shadow import shadow
+from genesis.evaluation.shadow import check_shadows, shadow
 from genesis.evaluation.similarity import similarity
 from genesis.evaluation.singling_out import singling_out
 from genesis.evaluation.verdict import verdict
-from genesis.evaluation.white_box import white_box
+from genesis.evaluation.white_box import check_model, white_box
 from genesis.seeding import check_seed
 from genesis.synthesizer import Synthesizer
 
@@ -111,6 +111,14 @@ def audit(
             got="neither a model nor a method",
             do="give the model, or the method that made the rows",
         )
+    # What may be wrong is told before the work begins.
+    check_secrets(rows["members"].columns.names, secrets)
+    if generator is not None:
+        check_model(generator, frames["members"], frames["non_members"])
+    if shadows:
+        check_shadows(shadows)
+    if canaries:
+        check_canaries(canaries, len(frames["members"]))
     steps = 6 + (generator is not None) + bool(shadows) + bool(canaries)
     say = Counter(steps, progress)
 

@@ -80,6 +80,11 @@ class Guesses:
         """How surely something leaks: the lower end of the risk; -1 if it means nothing."""
         return self.risk.low if self.risk else -1.0
 
+    @property
+    def severity(self) -> tuple[float, float]:
+        """What guesses are ranked by: what surely leaks, then what seems to."""
+        return self.found, self.risk.value if self.risk else -1.0
+
 
 def risk_interval(rate: Interval, control: Interval) -> Interval | None:
     """The risk with its interval, cut to [0, 1].

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from genesis.errors import DataError, PlanError
 from genesis.evaluation.attacks import ATTACKS, View, create_attack
 from genesis.evaluation.controls import copier, fresh, leak, noisy_copier, recoded, shuffled
+from genesis.evaluation.copies import Copies, copies
 from genesis.evaluation.detection import detect
 from genesis.evaluation.fingerprint import same_counts
 from genesis.evaluation.intervals import (
@@ -145,6 +146,7 @@ class Membership:
             cross-validated: above 0.5 where they come from different populations, and then attacks
             find the population. None if there are too few rows for it.
         same_counts: Columns whose values occur exactly as often as those of the members.
+        copies: Members, and non-members, that stand in the synthetic table as they are.
     """
 
     attacks: Mapping[str, Finding]
@@ -155,6 +157,7 @@ class Membership:
     reference: int
     apart: Interval | None = None
     same_counts: tuple[str, ...] = ()
+    copies: Copies | None = None
 
     @property
     def curves(self) -> dict[str, Curve]:
@@ -174,6 +177,7 @@ class Membership:
             "reference": self.reference,
             "apart": self.apart and self.apart.to_dict(),
             "same_counts": list(self.same_counts),
+            "copies": self.copies and self.copies.to_dict(),
         }
 
 
@@ -264,6 +268,7 @@ def membership(
         reference=len(reference),
         apart=apart.models.get("gradient_boosting"),
         same_counts=same_counts(members, synthetic),
+        copies=copies(members, non_members, synthetic),
     )
 
 
@@ -299,8 +304,14 @@ def judge(
 
 
 def worst(findings: Mapping[str, Finding]) -> str:
-    """The attack from which members have most to fear; of equals, the first by name."""
-    return max(sorted(findings), key=lambda name: findings[name].advantage)
+    """The attack from which members have most to fear; of equals, the first by name.
+
+    Where none found anything, it is the one with the highest AUC.
+    """
+    found = [name for name in sorted(findings) if findings[name].found]
+    if found:
+        return max(found, key=lambda name: findings[name].advantage)
+    return max(sorted(findings), key=lambda name: findings[name].auc.value)
 
 
 def check_disjoint(
@@ -339,8 +350,8 @@ def check_disjoint(
     twins = int(both[group[len(members) :]].sum())
     raise DataError(
         f"the {called[1]} overlap the {called[0]}",
-        got=f"{twins:,} of {len(non_members):,} that equal one of the {called[0]}, in "
-        f"{both.sum():,} groups of equal rows where chance explains {chance.sum():,.1f}",
+        got=f"{twins:,} of {len(non_members):,} that equal one of the {called[0]}, too many for "
+        "chance",
         do="take those rows out of one of the two",
     )
 

@@ -27,7 +27,17 @@ from genesis.schema import Kind, Schema
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OneRun", "audit_one_run", "epsilon_one_run", "one_run_epsilon", "one_run_p_value"]
+__all__ = [
+    "OneRun",
+    "audit_one_run",
+    "check_canaries",
+    "epsilon_one_run",
+    "one_run_epsilon",
+    "one_run_p_value",
+]
+
+GUESS_FRACTION, DELTA, LEVEL = 0.1, 1e-5, 0.95
+"""What is fixed before an audit, if its user does not fix it."""
 
 LARGEST_EPSILON = 50.0
 """No audit claims more."""
@@ -71,9 +81,9 @@ def audit_one_run(
     table: pd.DataFrame,
     *,
     canaries: int = 1000,
-    guess_fraction: float = 0.1,
-    delta: float = 1e-5,
-    level: float = 0.95,
+    guess_fraction: float = GUESS_FRACTION,
+    delta: float = DELTA,
+    level: float = LEVEL,
     attack: str = "calibrated",
     schema: Schema | None = None,
     seed: int | None = None,
@@ -104,13 +114,7 @@ def audit_one_run(
         PlanError: Too few canaries are guessed about for any bound above 0, or no such attack.
     """
     scorer = create_attack(attack)
-    guesses = _guesses(canaries, guess_fraction, delta, level)
-    if len(table) <= canaries:
-        raise DataError(
-            "the canaries take all rows of the table",
-            got=f"{canaries} canaries, {len(table)} rows",
-            do="give more rows, or take fewer canaries",
-        )
+    guesses = check_canaries(canaries, len(table), guess_fraction, delta, level)
     rng = np.random.default_rng(seed)
     schema = schema or Schema.infer(table)
     drawn = rng.permutation(len(table))
@@ -153,9 +157,9 @@ def audit_one_run(
 def epsilon_one_run(
     scores: npt.ArrayLike,
     included: npt.ArrayLike,
-    guess_fraction: float = 0.1,
-    delta: float = 1e-5,
-    level: float = 0.95,
+    guess_fraction: float = GUESS_FRACTION,
+    delta: float = DELTA,
+    level: float = LEVEL,
     *,
     seed: int = 0,
 ) -> float:
@@ -192,6 +196,29 @@ def one_run_epsilon(m: int, r: int, v: int, delta: float, level: float) -> float
     return refuted
 
 
+def check_canaries(
+    canaries: int,
+    rows: int,
+    guess_fraction: float = GUESS_FRACTION,
+    delta: float = DELTA,
+    level: float = LEVEL,
+) -> int:
+    """The number of guesses of an audit of a table of so many rows.
+
+    Raises:
+        DataError: As `audit_one_run`.
+        PlanError: As `audit_one_run`.
+    """
+    guesses = _guesses(canaries, guess_fraction, delta, level)
+    if rows <= canaries:
+        raise DataError(
+            "the canaries take all rows of the table",
+            got=f"{canaries} canaries, {rows} rows",
+            do="give more rows, or take fewer canaries",
+        )
+    return guesses
+
+
 def one_run_p_value(m: int, r: int, v: int, epsilon: float, delta: float) -> float:
     """Chance that v or more of r guesses about m canaries are right, if (ε, δ)-DP holds, at most.
 
@@ -216,6 +243,8 @@ def _guesses(m: int, guess_fraction: float, delta: float, level: float) -> int:
             raise PlanError(f"{name} must be at least 0 and below 1", got=repr(value))
     if not 0 < guess_fraction <= 1:
         raise PlanError("guess_fraction must be above 0, and 1 at most", got=repr(guess_fraction))
+    if m < 1:
+        raise PlanError("an audit needs canaries", got=str(m), do="plant a thousand, for example")
     guesses = 2 * int(guess_fraction * m / 2 + 1e-9)
     if one_run_p_value(m, guesses, guesses, 0.0, delta) >= 1 - level:
         enough = 2 * (int(-math.log2(1 - level) / 2) + 1)

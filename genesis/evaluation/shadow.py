@@ -44,7 +44,7 @@ from genesis.evaluation.neighbours import choose_bandwidth, neighbourhood
 from genesis.evaluation.rows import Aligned, Rows, align
 from genesis.evaluation.space import Space
 
-__all__ = ["Shadow", "Train", "lira", "rmia", "shadow"]
+__all__ = ["Shadow", "Train", "check_shadows", "lira", "rmia", "shadow"]
 
 Floats = npt.NDArray[np.float64]
 Included = npt.NDArray[np.bool_]
@@ -130,12 +130,7 @@ def shadow(
         DataError: There are too few members or non-members, or some are both; or train returns
             no rows.
     """
-    if shadows < FEWEST_SHADOWS or shadows % 2:
-        raise PlanError(
-            f"the number of shadows must be even and at least {FEWEST_SHADOWS}",
-            got=str(shadows),
-            do=f"choose {max(FEWEST_SHADOWS, shadows + shadows % 2)}",
-        )
+    check_shadows(shadows)
     tables = {"members": members, "non_members": non_members, "synthetic": synthetic}
     aligned = align(tables)
     check_sizes(aligned.rows["members"], aligned.rows["non_members"])
@@ -167,6 +162,16 @@ def shadow(
         name: judge(each[:n], each[n:], level=level, seed=seed) for name, each in scores.items()
     }
     return Shadow(attacks, worst(attacks), shadows, size, n, len(theirs))
+
+
+def check_shadows(shadows: int) -> None:
+    """Raise PlanError for shadows that are too few, or cannot be divided into pairs."""
+    if shadows < FEWEST_SHADOWS or shadows % 2:
+        raise PlanError(
+            f"the number of shadows must be even and at least {FEWEST_SHADOWS}",
+            got=str(shadows),
+            do=f"choose {max(FEWEST_SHADOWS, shadows + shadows % 2)}",
+        )
 
 
 def lira(scores: Floats, known: Floats, included: Included) -> Floats:

@@ -105,6 +105,7 @@ class Similarity:
         looked_up: Number of synthetic rows, drawn at random, that this was asked of.
         copied_ids: Id column -> share of the synthetic ids that real rows have; None if all are
             null. Ids that merely count from 1 agree in any two tables.
+        copied_ids_holdout: The same of the holdout's ids; None without one.
     """
 
     synthetic: Closeness
@@ -115,6 +116,7 @@ class Similarity:
     new_rows: Interval
     looked_up: int
     copied_ids: dict[str, float | None]
+    copied_ids_holdout: dict[str, float | None] | None
 
     def to_dict(self) -> dict[str, Any]:
         """As values of JSON."""
@@ -139,6 +141,7 @@ class Similarity:
             },
             "new_rows": {**_share(self.new_rows), "rows": self.looked_up},
             "copied_ids": self.copied_ids,
+            "copied_ids_holdout": self.copied_ids_holdout,
         }
 
 
@@ -193,6 +196,7 @@ def similarity(
         new_rows=new_rows,
         looked_up=looked_up,
         copied_ids=_copied_ids(aligned, real, synthetic),
+        copied_ids_holdout=None if holdout is None else _copied_ids(aligned, real, holdout),
     )
 
 

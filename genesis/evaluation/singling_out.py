@@ -52,7 +52,7 @@ class SinglingOut:
     @property
     def worst(self) -> str:
         """The kind of predicates that surely leaks most."""
-        return max(("multivariate", "univariate"), key=lambda kind: getattr(self, kind).found)
+        return max(("multivariate", "univariate"), key=lambda kind: getattr(self, kind).severity)
 
     def to_dict(self) -> dict[str, Any]:
         """As values of JSON: the worst kind, then both."""

@@ -75,18 +75,18 @@ def verdict(scores: Mapping[str, Any], c2st: float | None) -> Verdict:
         f"The attacks also cry wolf at the control '{name}', which holds no member: members and "
         f"non-members may differ in something else, such as when or where they were collected."
         for name in HARMLESS
-        if name in power and power[name]["found"]
+        if name in power and power[name]["found"] and not power[name].get("same_as")
     ]
     apart = scores.get("apart")
     beside = 0.0
     if apart and apart["low"] > 0.5:
         beside = apart["high"]
         false_alarms.insert(0, _told_apart(apart))
-    leaks = [*_membership(scores, beside), *_elsewhere(scores, beside)]
+    leaks = [*_membership(scores, beside), *_copies(scores, beside), *_elsewhere(scores, beside)]
     if leaks:
         reasons = (*leaks, *_one_round(scores), *false_alarms)
         return Verdict("leak", "A leak was found. " + leaks[0], reasons)
-    explained = [*_membership(scores), *_elsewhere(scores)]
+    explained = [*_membership(scores), *_copies(scores), *_elsewhere(scores)]
     if explained:
         return Verdict(
             "inconclusive",
@@ -131,14 +131,27 @@ def verdict(scores: Mapping[str, Any], c2st: float | None) -> Verdict:
 
 
 def _one_round(scores: Mapping[str, Any]) -> Iterator[str]:
-    """What the server of a federation would learn in one round."""
-    for name, found in (scores.get("white_box") or {}).get("attacks", {}).items():
-        if found["found"] and name.startswith(ONE_ROUND):
-            yield (
-                "A server that sees what one client made of the model in one round could tell its "
-                f"rows from others with an AUC of {found['auc']:.3f} [{found['auc_low']:.3f}, "
-                f"{found['auc_high']:.3f}]; secure aggregation hides that."
-            )
+    """What the server of a federation would learn in one round, by the best attack."""
+    attacks = (scores.get("white_box") or {}).get("attacks", {})
+    found = [each for name, each in attacks.items() if name.startswith(ONE_ROUND) and each["found"]]
+    if found:
+        best = max(found, key=lambda each: float(each["auc_low"]))
+        yield (
+            "A server that sees what one client made of the model in one round could tell its "
+            f"rows from others with an AUC of {best['auc']:.3f} [{best['auc_low']:.3f}, "
+            f"{best['auc_high']:.3f}]; secure aggregation hides that."
+        )
+
+
+def _copies(scores: Mapping[str, Any], beside: float = 0.0) -> Iterator[str]:
+    """Members that are published as they are."""
+    found = scores.get("copies") or {}
+    if found.get("found") and not beside:
+        yield (
+            f"{found['members']:,} members stand in the synthetic table as they are, and only "
+            f"{found['non_members']:,} non-members, where chance would make {found['share']:.0%} "
+            f"of such rows members."
+        )
 
 
 def _told_apart(apart: Mapping[str, float]) -> str:
@@ -194,7 +207,7 @@ def _sentence(name: str, found: Mapping[str, Any]) -> str:
         return text + "."
     return text + (
         f" and finds {tpr:.1%} [{found['tpr_low']:.1%}, {found['tpr_high']:.1%}] of them where "
-        f"1 % would be chance."
+        f"about 1 % would be chance."
     )
 
 

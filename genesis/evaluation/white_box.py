@@ -31,7 +31,7 @@ from genesis.evaluation.membership import (
     judge,
     worst,
 )
-from genesis.evaluation.rows import Rows, align
+from genesis.evaluation.rows import Aligned, Rows, align
 from genesis.federated.messages import Reply, Request
 from genesis.federated.shard import Shard
 from genesis.models import GenerativeModel, create_model
@@ -39,7 +39,7 @@ from genesis.models import GenerativeModel, create_model
 if TYPE_CHECKING:
     from genesis.synthesizer import Synthesizer
 
-__all__ = ["SEES", "WhiteBox", "white_box"]
+__all__ = ["SEES", "WhiteBox", "check_model", "white_box"]
 
 Scores = tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]
 """Those of members and those of non-members."""
@@ -190,18 +190,27 @@ class _Table:
         return self.take(np.arange(min(n, len(self))))
 
 
-def _divided(
-    model: Synthesizer, members: pd.DataFrame, non_members: pd.DataFrame, seed: int
-) -> tuple[_Table, _Table, _Table]:
-    """Members and non-members to attack, and rows to compare with; each in random order."""
+def check_model(model: Synthesizer, members: pd.DataFrame, non_members: pd.DataFrame) -> Aligned:
+    """The tables in the schema of a model.
+
+    Raises:
+        SchemaError: They have another one.
+    """
     try:
-        aligned = align({"members": members, "non_members": non_members}, schema=model.schema)
+        return align({"members": members, "non_members": non_members}, schema=model.schema)
     except SchemaError as error:
         raise SchemaError(
             f"the model was fitted on another table: {error.what}",
             got=error.got,
             do="give rows of the table that it was fitted on",
         ) from error
+
+
+def _divided(
+    model: Synthesizer, members: pd.DataFrame, non_members: pd.DataFrame, seed: int
+) -> tuple[_Table, _Table, _Table]:
+    """Members and non-members to attack, and rows to compare with; each in random order."""
+    aligned = check_model(model, members, non_members)
     ours, theirs = (
         _Table(aligned.frames[name], aligned.rows[name]) for name in ("members", "non_members")
     )

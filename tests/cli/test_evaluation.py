@@ -1,6 +1,7 @@
 """`genesis evaluate`, `genesis audit`, and the report of `genesis federated simulate`."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -102,6 +103,11 @@ def test_simulate_without_a_report_evaluates_nothing(run: Run) -> None:
 def test_simulate_checks_what_it_will_evaluate_before_it_trains(run: Run) -> None:
     words = ["federated", "simulate", *SITES[:2], *SHORT, "--output", "s.csv"]
     assert "no column 'sxe' to be the target" in error_of(run, [*words, "--target", "sxe"])
+    for name in SITES[:2]:
+        pd.read_csv(name).assign(same="x").to_csv(name, index=False)
+    assert "'same' cannot be predicted" in error_of(run, [*words, "--target", "same"])
+    for name in SITES[:2]:
+        pd.read_csv(name).drop(columns="same").to_csv(name, index=False)
     people(60, 8).drop(columns="sex").to_csv("other.csv", index=False)
     assert "does not have the columns" in error_of(run, [*words, "--holdout", "other.csv"])
     assert "overlap" in error_of(run, [*words, "--holdout", "north.csv"])
@@ -145,6 +151,21 @@ def test_a_model_of_another_schema(run: Run) -> None:
     assert run(["fit", "north.csv", "--output", "m", "--epochs", 1, *SMALL]).exit_code == 0
     message = error_of(run, ["audit", *AUDIT, "--model", "m"])
     assert "'smokes' besides" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--secrets", "smoke"], "no column 'smoke' can be guessed; did you mean smokes?"),
+        (["--method", "tvae", "--shadows", 3], "must be even and at least"),
+        (["--method", "tvae", "--canaries", -3], "an audit needs canaries; got -3"),
+        (["--method", "tvae", "--canaries", 5000], "the canaries take all rows of the table"),
+    ],
+)
+def test_what_cannot_be_audited_is_told_before_any_attack(run: Run, words, message, monkeypatch):
+    module = import_module("genesis.evaluation.audit")
+    monkeypatch.setattr(module, "membership", None)  # would fail if it were called
+    assert message in error_of(run, ["audit", *AUDIT, *words])
 
 
 def test_targets_that_cannot_be(run: Run) -> None:

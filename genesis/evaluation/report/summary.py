@@ -252,7 +252,9 @@ def _similarity_pointers(scores: Scores) -> Iterator[Pointer]:
     # Keys that are numbers agree by chance, too: how many do is for the reader to judge.
     for name, part in (at(scores, "similarity", "copied_ids") or {}).items():
         if part:
-            text = f"{percent(part)} of the keys in {_some([name])} are keys of real rows"
+            beside = finite(at(scores, "similarity", "copied_ids_holdout", name))
+            than = "" if beside is None else f"; of the holdout's {percent(beside)}"
+            text = f"{percent(part)} of the keys in {_some([name])} are keys of real rows{than}"
             yield Pointer(text, "similarity", "caution")
 
 
