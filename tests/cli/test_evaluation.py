@@ -156,7 +156,7 @@ def test_a_model_of_another_schema(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--secrets", "smoke"], "no column 'smoke' can be guessed; did you mean smokes?"),
+        (["--secrets", "smoke"], "no column 'smoke' can be guessed; did you mean smokes"),
         (["--method", "tvae", "--shadows", 3], "must be even and at least"),
         (["--method", "tvae", "--canaries", -3], "an audit needs canaries; got -3"),
         (["--method", "tvae", "--canaries", 5000], "the canaries take all rows of the table"),
