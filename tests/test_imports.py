@@ -8,19 +8,24 @@ from pathlib import Path
 import pytest
 
 import genesis
+import genesis.evaluation
 import genesis.federated
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ["torch", "numpy", "pandas", "scipy", "ctgan", "sdv", "rich"]
+HEAVY += ["sdmetrics", "sklearn", "plotly", "jinja2"]
 
 
 @pytest.mark.parametrize(
     "program",
     [
         "import genesis",
+        "import genesis.evaluation",
         "import genesis.federated",
         "from genesis_cli.main import genesis as group; show([])",
         "from genesis_cli.main import genesis as group; show(['fit'])",
+        "from genesis_cli.main import genesis as group; show(['evaluate'])",
+        "from genesis_cli.main import genesis as group; show(['audit'])",
         "from genesis_cli.main import genesis as group; show(['federated', 'simulate'])",
         "from genesis_cli.federated import federated as group; show([])",
     ],
@@ -37,7 +42,7 @@ def test_nothing_heavy_is_imported(program: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("package", [genesis, genesis.federated])
+@pytest.mark.parametrize("package", [genesis, genesis.evaluation, genesis.federated])
 def test_every_public_name_resolves(package) -> None:
     for name in package.__all__:
         assert getattr(package, name) is not None

@@ -54,7 +54,9 @@ class SecretGuesses:
     Args:
         guesses: Guesses with the synthetic rows, of members and of the control.
         reference: Share of the same members guessed right with real rows of others.
-        gain: What as many synthetic rows tell more about the members than these, in [-1, 1].
+        gain: What as many synthetic rows tell more about the members than these, in [-1, 1]. The
+            interval is for the people asked: which rows of others are known is chance too, and not
+            in it, so that it describes and proves nothing.
     """
 
     guesses: Guesses
