@@ -12,7 +12,7 @@ import genesis
 from genesis.progress import ProgressBar
 
 from . import options
-from .outputs import check_outputs, say, write_json
+from .outputs import check_outputs, say, write_report
 from .scores import audit_as_text
 
 if TYPE_CHECKING:
@@ -123,10 +123,7 @@ def audit(
             device=device,
             progress=bar.show,
         )
-    if report is not None:
-        found.save(report)
-    if json is not None:
-        write_json(json, found.to_dict())
+    write_report(found, page=report, json=json)
     click.echo(audit_as_text(found.to_dict()))
     if report is not None:
         say(f"report in {report}", quiet=quiet)

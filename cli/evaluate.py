@@ -10,7 +10,7 @@ import genesis
 from genesis.progress import ProgressBar
 
 from . import options
-from .outputs import check_outputs, say, write_json
+from .outputs import check_outputs, say, write_report
 from .scores import evaluation_as_text
 
 __all__ = ["evaluate"]
@@ -67,10 +67,7 @@ def evaluate(
             device=device,
             progress=bar.show,
         )
-    if report is not None:
-        found.save(report)
-    if json is not None:
-        write_json(json, found.to_dict())
+    write_report(found, page=report, json=json)
     click.echo(evaluation_as_text(found.to_dict()))
     if report is not None:
         say(f"report in {report}", quiet=quiet)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from genesis.errors import DataError
 
-__all__ = ["check_outputs", "say", "write_json"]
+if TYPE_CHECKING:
+    from genesis import Report
+
+__all__ = ["check_outputs", "say", "write_json", "write_report"]
 
 
 def check_outputs(
@@ -59,6 +62,18 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
     with replace_file(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def write_report(found: Report, *, page: Path | None, json: Path | None) -> None:
+    """Write the page and the scores of an evaluation or an audit, whichever is wanted.
+
+    Raises:
+        DataError: The disk refuses.
+    """
+    if page is not None:
+        found.save(page)
+    if json is not None:
+        write_json(json, found.to_dict())
 
 
 def say(text: str, *, quiet: bool) -> None:

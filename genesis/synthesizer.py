@@ -70,6 +70,7 @@ class Synthesizer:
         self._encoder: Encoder | None = None
         self._model: GenerativeModel | None = None
         self._calls = 0
+        self._complete = False
 
     def fit(
         self,
@@ -107,6 +108,7 @@ class Synthesizer:
         encoder = Encoder.fit(pooled, max_categories=self.max_categories)
         codes = encoder.encode(table, generator(self.seed, Stream.ENCODING, 0))
         model = self._adopt(encoder)
+        self._complete = True
         with ProgressBar("epochs", quiet=not self.config.get("verbose")) as bar:
             self._train(model, codes, progress or bar.show)
         return self
@@ -160,6 +162,14 @@ class Synthesizer:
             raise PlanError("this synthesizer has learned nothing yet", do="call fit first")
         return self._model
 
+    @property
+    def complete(self) -> bool:
+        """Whether the parts are there that only training needs, which a model file does not hold.
+
+        They are the critic, or the encoder of an autoencoder.
+        """
+        return self._complete
+
     @classmethod
     def of_parameters(
         cls,
@@ -183,6 +193,7 @@ class Synthesizer:
         """
         built = cls(method, config, seed=seed, device=device)
         built._adopt(encoder).set_vector(vector)
+        built._complete = True
         return built
 
     def _adopt(self, encoder: Encoder) -> GenerativeModel:

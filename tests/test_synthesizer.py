@@ -243,3 +243,11 @@ def test_a_model_that_was_trained_on_a_gpu_loads_without_one(tmp_path: Path) -> 
     synthesizer.config["cuda"] = "cuda:0"
     synthesizer.save(tmp_path / "model")
     assert len(Synthesizer.load(tmp_path / "model").generate(3)) == 3
+
+
+def test_a_file_is_not_the_whole_model(tmp_path: Path) -> None:
+    fitted = Synthesizer("tvae", QUICK_TVAE, seed=0).fit(dirty_table(60))
+    fitted.save(tmp_path / "model")
+    assert fitted.complete
+    assert not Synthesizer.load(tmp_path / "model").complete
+    assert not Synthesizer().complete

@@ -151,7 +151,7 @@ def white_box(
         PlanError: The model was not fitted.
     """
     targets, others, reference = _divided(model, members, non_members, seed)
-    whole = _is_whole(model)
+    whole = model.complete
     scores = _model_scores(model, targets, others, seed, generator_only=not whole)
     scores["nearest_draw"] = _nearest_draw(model, targets, others, reference, seed, device)
     server = _Server(model, local_epochs, seed, device)
@@ -221,21 +221,6 @@ def _divided(
     attacked, rest = np.split(order, [min(len(order) // 2, MOST_TARGETS)])
     targets = ours.take(rng.permutation(len(ours))[:MOST_TARGETS])
     return targets, theirs.take(attacked), theirs.take(rest[:MOST_TARGETS])
-
-
-def _is_whole(model: Synthesizer) -> bool:
-    """Whether all parts of a model were trained.
-
-    What was not loaded is as it was made from the seed; a model that comes from ctgan's library has
-    the parts that the library throws away from seed 0.
-    """
-    vector, parts = model.model.get_vector(), model.model.parameters.parts
-    for seed in (model.seed, 0):
-        made = create_model(model.method, model.encoder.layout, model.config, seed=seed)
-        fresh = made.get_vector()
-        if any(torch.equal(vector[place], fresh[place]) for place in parts.values()):
-            return False
-    return True
 
 
 def _model_scores(

@@ -15,9 +15,9 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,7 +61,16 @@ class Report:
 
         return render(self.scores, self.pictures)
 
-    def save(self, path: str | Path) -> None:
-        """Write the page to a file."""
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the page to a file.
+
+        Raises:
+            DataError: The folder is missing or the disk refuses.
+        """
+        from genesis.tables import check_output, replace_file
+
+        check_output(path, suffixes=None)
         # A name that UTF-8 cannot hold (half a surrogate pair) gets a question mark instead.
-        Path(path).write_bytes(self.to_html().encode("utf-8", "replace"))
+        page = self.to_html().encode("utf-8", "replace")
+        with replace_file(path) as temporary:
+            temporary.write_bytes(page)

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from genesis import DataError
 from genesis.evaluation.report import Report
 from genesis.evaluation.report.reading import READING
 from genesis.evaluation.report.sections import AUDIT, EVALUATION
@@ -247,3 +248,8 @@ def test_colours_can_be_told_from_the_paper(scheme: str) -> None:
         for name, needed in least.items():
             bright, dim = sorted((luminance(found[name]), luminance(found[paper])), reverse=True)
             assert (bright + 0.05) / (dim + 0.05) >= needed, (name, paper)
+
+
+def test_a_page_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="missing"):
+        Report({"kind": "evaluation"}).save(tmp_path / "missing" / "page.html")
