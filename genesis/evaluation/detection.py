@@ -6,6 +6,7 @@ of the accuracy: 0.5 where rows cannot be told apart, 1 where they always can.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -74,8 +75,12 @@ def detect(real: Rows, synthetic: Rows, *, seed: int = 0, folds: int = 3) -> Det
     """Train classifiers to tell synthetic rows from real ones, and see how well they do.
 
     Both tables give equally many rows, at most 20,000. Each row is scored by a model that was
-    trained on the other folds; scores of different folds are compared by their ranks. The interval
-    is that of the rows scored, for the models as trained.
+    trained on the other folds; scores of different folds are compared by their ranks.
+
+    The bootstrap of the rows scored does not see that other rows would have trained other models,
+    nor that models share theirs. For k folds its standard deviation is therefore multiplied by
+    √(1 + k / (k - 1)), the correction of Nadeau & Bengio (2003, section 3) for one part tested on
+    k - 1 parts trained on.
 
     Equal rows are held out together: otherwise a model that has seen a row as "real" would call its
     synthetic copy real too, and a table of copies would score below 0.5. As it is, a copy of the
@@ -125,7 +130,12 @@ def detect(real: Rows, synthetic: Rows, *, seed: int = 0, folds: int = 3) -> Det
                 found = permutation_importances(rows.take(some), score, rng)
                 drops += np.array(list(found.values())) / folds
     areas = {
-        name: auc_interval(score[is_synthetic], score[~is_synthetic], seed=seed)
+        name: auc_interval(
+            score[is_synthetic],
+            score[~is_synthetic],
+            seed=seed,
+            widening=math.sqrt(1 + folds / (folds - 1)),
+        )
         for name, score in scores.items()
     }
     ranked = sorted(zip(rows.columns.names, drops.tolist(), strict=True), key=lambda x: -x[1])

@@ -61,6 +61,7 @@ def auc_interval(
     level: float = 0.95,
     draws: int = 400,
     seed: int = 0,
+    widening: float = 1.0,
 ) -> Interval:
     """The AUC with its bootstrap interval: members and non-members are drawn anew, each on its own.
 
@@ -75,6 +76,7 @@ def auc_interval(
         level: Confidence, in (0, 1).
         draws: Number of bootstrap samples.
         seed: Decides them.
+        widening: Factor on their standard deviation, for what they do not vary.
 
     Raises:
         DataError: There are no members or no non-members.
@@ -96,7 +98,7 @@ def auc_interval(
         slack = min(1.0, slack)
         return Interval(value, value * (1 - slack), value + (1 - value) * slack)
     z = float(stats.norm.ppf((1 + level) / 2))
-    spread = z * float(areas.std(ddof=1)) / (value * (1 - value))
+    spread = widening * z * float(areas.std(ddof=1)) / (value * (1 - value))
     logit = math.log(value / (1 - value))
     return Interval(value, _expit(logit - spread), _expit(logit + spread))
 

@@ -158,8 +158,8 @@ def _told_apart(apart: Mapping[str, float]) -> str:
     """That members differ from non-members in more than training."""
     return (
         f"A classifier tells members from non-members without any synthetic row, with an AUC of "
-        f"{apart['value']:.3f} [{apart['low']:.3f}, {apart['high']:.3f}]: they come from different "
-        f"populations, and attacks find that, too. Divide rows at random before training."
+        f"{apart['value']:.3f} [{apart['low']:.3f}, {apart['high']:.3f}]: they seem to come from "
+        f"different populations, and attacks find that, too. Divide rows at random before training."
     )
 
 
