@@ -283,8 +283,8 @@ def test_updates_are_clipped(per_layer: bool) -> None:
     assert federation._layout is not None
     before = Federation(Plan("ctgan", QUICK, n_rounds=1, seed=0), federation.transport)
     before.encoder = federation.encoder
-    before._numbers = {"a": 0}
-    before._prepare(["a"])
+    before._clients = federation.clients
+    before._prepare()
     assert before.state is not None
     change = federation.state.vector - before.state.vector
     assert change.norm() <= 0.05 * (1 + 1e-4)

@@ -1,0 +1,131 @@
+"""The clients of a run: asking them, and insisting on answers where all of them are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from genesis.errors import FederationError, GenesisError
+from genesis.federated.messages import Reply, Request
+from genesis.federated.plan import Plan
+from genesis.federated.transport import Transport
+
+__all__ = ["Clients"]
+
+
+@dataclass(frozen=True)
+class Clients:
+    """The clients that take part in a run.
+
+    Args:
+        transport: How they are reached.
+        numbers: Client id -> its number in the run, which its random streams depend on.
+        timeout: Seconds that a client has for an answer.
+        fewest: How many every round needs.
+    """
+
+    transport: Transport
+    numbers: Mapping[str, int]
+    timeout: float
+    fewest: int
+
+    @classmethod
+    def join(cls, transport: Transport, plan: Plan) -> Clients:
+        """Whoever is there, in the order of their names.
+
+        Raises:
+            FederationError: They are too few.
+        """
+        names = sorted(client.client_id for client in transport.clients())[: plan.max_clients]
+        numbers = {client: number for number, client in enumerate(names)}
+        joined = cls(transport, numbers, plan.timeout_seconds, max(plan.min_clients, 1))
+        joined.enough(names, "joined")
+        return joined
+
+    @property
+    def names(self) -> list[str]:
+        """Their ids, in order."""
+        return sorted(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def numbered(self, before: Mapping[str, int]) -> Clients:
+        """The same clients with the numbers that they had before.
+
+        Raises:
+            FederationError: They are others.
+        """
+        missing = [f"no '{client}'" for client in sorted(set(before) - set(self.numbers))]
+        extra = [f"'{client}' besides" for client in sorted(set(self.numbers) - set(before))]
+        if missing or extra:
+            raise FederationError(
+                "the checkpoint was made with other clients",
+                got=", ".join([*missing, *extra]),
+                do="continue with the same tables under the same names, or start anew",
+            )
+        return replace(self, numbers=dict(before))
+
+    def exchange(self, requests: Mapping[str, Request]) -> list[Reply]:
+        """All replies, in the order of the clients' names, so that sums never depend on arrival."""
+        replies = self.transport.exchange(requests, timeout=self.timeout)
+        return sorted(replies, key=lambda reply: reply.client_id)
+
+    def ask(self, request: Request, names: Iterable[str] | None = None) -> list[Reply]:
+        """The replies of some clients, or of all, to the same request."""
+        return self.exchange(dict.fromkeys(self.names if names is None else names, request))
+
+    def require(self, request: Request, what: str, *, numbered: bool = False) -> list[Reply]:
+        """The replies of all clients, none of which may fail.
+
+        Args:
+            request: What they are asked for.
+            what: The same in words, for "did not …".
+            numbered: Tell each its number.
+
+        Raises:
+            GenesisError: What a client failed with, or FederationError if some did not answer.
+        """
+        requests = dict.fromkeys(self.names, request)
+        if numbered:
+            requests = {
+                client: replace(request, meta={**request.meta, "number": number})
+                for client, number in self.numbers.items()
+            }
+        replies = self.exchange(requests)
+        kinds = {cls.__name__: cls for cls in _subclasses(GenesisError)}
+        for reply in replies:
+            if reply.error:
+                cls = kinds.get(str(reply.meta.get("error_type")), FederationError)
+                named = f"client '{reply.client_id}'"
+                text = reply.error if named in reply.error else f"{named}: {reply.error}"
+                raise cls(text)
+        missing = sorted(set(self.numbers) - {reply.client_id for reply in replies})
+        if missing:
+            raise FederationError(
+                f"client '{missing[0]}' did not {what}",
+                got=f"{len(missing)} of {len(self)} clients without an answer",
+                do="check that they are running, or leave them out",
+            )
+        return replies
+
+    def enough(
+        self, names: Sequence[str], what: str, failed: Mapping[str, str | None] | None = None
+    ) -> None:
+        """Raise FederationError if fewer clients than a round needs did something."""
+        if len(names) >= self.fewest:
+            return
+        reasons = "; ".join(f"'{client}': {why}" for client, why in (failed or {}).items())
+        raise FederationError(
+            f"too few clients {what}",
+            got=f"{len(names)}, min_clients is {self.fewest}"
+            + (f" ({reasons})" if reasons else ""),
+            do="add clients or lower min_clients",
+        )
+
+
+def _subclasses(cls: type[GenesisError]) -> Iterator[type[GenesisError]]:
+    """An error and everything under it in the tree."""
+    yield cls
+    for each in cls.__subclasses__():
+        yield from _subclasses(each)
