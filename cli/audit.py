@@ -18,7 +18,7 @@ from .scores import audit_as_text
 if TYPE_CHECKING:
     import pandas as pd
 
-    from genesis.evaluation.audit import Train
+    from genesis.evaluation.training import Train
 
 __all__ = ["audit"]
 

@@ -53,8 +53,7 @@ def evaluate(
       genesis evaluate --real train.csv --synthetic synthetic.csv --holdout test.csv \\
           --target outcome --report report.html --json scores.json
     """
-    tables = [real, synthetic, *([holdout] if holdout else [])]
-    check_outputs(tables, files=[report, json])
+    check_outputs(filter(None, [real, synthetic, holdout, schema]), files=[report, json])
     with ProgressBar("steps", quiet=quiet) as bar:
         found = genesis.evaluate(
             genesis.read_table(real),

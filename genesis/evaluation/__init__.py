@@ -1,19 +1,28 @@
 """How good synthetic rows are, and whether they leak.
 
-`evaluate` and `audit` are the ways in, and the files to read first; both return a `report`. Every
-other file is one kind of score:
+`evaluate` and `audit` are the ways in, and the files to read first; both return a `report`. What
+they measure, one file a kind of score:
 
-    rows, space           tables made comparable; where rows have distances
     fidelity              columns and pairs of columns look alike
     detection             a classifier tells synthetic rows from real ones
     utility               a model trained on synthetic rows works on real ones
     similarity            how close rows come to real ones, which is not privacy
-    membership, attacks/  who was trained on? beside controls whose answer is known
-    white_box, shadow     the same for those who hold the model, or train others like it
+    membership, attacks/  who was trained on? with controls, tables whose answer is known
+    copies, fingerprint   members as they are, and counts of values that only members have
+    white_box, shadow     membership for those who hold the model, or train others like it
     attributes, singling_out, linkability
                           what synthetic rows tell about a person
     one_run               a lower bound on the ε of a training method
     verdict               what all that lets one say
+
+What they are made of:
+
+    rows                  tables made comparable, and every cell a number
+    space, neighbours     where rows have distances, and who lies near whom
+    features              rows as scikit-learn wants them, and its models
+    intervals, guesses    areas, shares and risks with what is known of them
+    training              the method under audit, for shadows and canaries
+    pictures, report/     what plots draw; the page
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from genesis.errors import SchemaError, nearest_names
 from genesis.evaluation.features import learn
-from genesis.evaluation.guesses import Guesses, difference_interval, drawn, only
+from genesis.evaluation.guesses import Guesses, difference_interval, drawn
 from genesis.evaluation.intervals import Interval, proportion_interval
 from genesis.evaluation.neighbours import neighbourhood
 from genesis.evaluation.rows import Rows
@@ -181,22 +181,22 @@ class _Secret:
         self._name = (name,)
         self._others = tuple(other for other in reference.columns.names if other != name)
         self._space, self._space_of_others = (
-            Space.fit(only(reference, names)) for names in (self._name, self._others)
+            Space.fit(reference.only(names)) for names in (self._name, self._others)
         )
         self._seed, self._device = seed, device
 
     def nearest(self, known: Rows, targets: Rows) -> Rows:
         """What the nearest known row says, and any of them where several are."""
         points = (
-            self._space_of_others.embed(only(rows, self._others), self._device)
+            self._space_of_others.embed(rows.only(self._others), self._device)
             for rows in (targets, known)
         )
-        return only(known, self._name).take(neighbourhood(*points, k=1).indices[:, 0])
+        return known.only(self._name).take(neighbourhood(*points, k=1).indices[:, 0])
 
     def boosting(self, known: Rows, targets: Rows) -> Rows:
         """What gradient boosting predicts: one of the common categories, or a number's rank."""
-        secrets = only(known, self._name)
-        others, asked = only(known, self._others), only(targets, self._others)
+        secrets = known.only(self._name)
+        others, asked = known.only(self._others), targets.only(self._others)
         if secrets.columns.discrete:
             codes = secrets.codes[:, 0]
             common = np.sort(np.argsort(-np.bincount(codes), kind="stable")[:CLASSES])
@@ -219,7 +219,7 @@ class _Secret:
 
     def always(self, known: Rows, targets: Rows) -> Rows:
         """The one guess that suits most known rows."""
-        secrets = only(known, self._name)
+        secrets = known.only(self._name)
         if secrets.columns.discrete:
             codes = secrets.codes[:, 0]
             best = np.argmax(np.bincount(codes)[codes])
@@ -232,7 +232,7 @@ class _Secret:
 
     def right(self, guesses: Rows, targets: Rows) -> Flags:
         """(n,) whether guesses are right."""
-        apart = self._space.embed(guesses) - self._space.embed(only(targets, self._name))
+        apart = self._space.embed(guesses) - self._space.embed(targets.only(self._name))
         return np.asarray(apart.norm(dim=1).numpy() <= TOLERANCE)
 
     def _ranks(self, secrets: Rows) -> npt.NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -22,6 +22,7 @@ from genesis.evaluation.rows import Aligned, align
 from genesis.evaluation.shadow import check_shadows, shadow
 from genesis.evaluation.similarity import similarity
 from genesis.evaluation.singling_out import singling_out
+from genesis.evaluation.training import Train, training_like
 from genesis.evaluation.verdict import verdict
 from genesis.evaluation.white_box import check_model, white_box
 from genesis.seeding import check_seed
@@ -32,13 +33,10 @@ if TYPE_CHECKING:
 
     from genesis.schema import Schema
 
-__all__ = ["Train", "audit", "training_like"]
+__all__ = ["audit"]
 
 LEVEL = 0.99
 """Confidence of each risk: there are several, and a false alarm of any is one of the audit."""
-
-Train = Callable[[pd.DataFrame, int], pd.DataFrame]
-"""Trains on rows with a seed, and returns synthetic ones."""
 
 
 def audit(
@@ -67,8 +65,8 @@ def audit(
         members: Rows that the generator was trained on.
         non_members: Rows of the same population that it was not trained on.
         synthetic: Rows that it made.
-        reference: More rows of the population, which attackers compare with; a part of the
-            non-members if None.
+        reference: More rows of the population, which attackers of the rows and of the model
+            compare with; a part of the non-members if None. Shadows and risks need none.
         model: The generator, or its file: attacks by those who hold it. One in memory still has
             the critic or encoder that it was trained with, a file does not.
         secrets: Columns that attackers guess from the others; each in turn if there are none.
@@ -83,11 +81,16 @@ def audit(
         device: Where distances are computed: "auto", "cpu" or "cuda".
         progress: Told of every step.
 
+    Returns:
+        The scores, of which "verdict" says what they allow one to say, and their pictures.
+
     Raises:
-        DataError: A table has no rows or too few, or members and non-members overlap.
-        SchemaError: Columns or kinds differ between the tables, or from those of the model.
+        DataError: A table has no rows or too few, two tables overlap, or canaries take all rows.
+        SchemaError: Columns or kinds differ between the tables, or from those of the model; or a
+            secret cannot be guessed.
         ModelFileError: The model file cannot be read.
-        PlanError: Shadows or canaries without a method to train.
+        PlanError: Shadows or canaries without a method to train, or impossible numbers of them; or
+            no such seed or device.
     """
     check_seed(seed)
     place = resolve_device(device)
@@ -114,7 +117,7 @@ def audit(
     # What may be wrong is told before the work begins.
     check_secrets(rows["members"].columns.names, secrets)
     if generator is not None:
-        check_model(generator, frames["members"], frames["non_members"])
+        check_model(generator, frames["members"], frames["non_members"], frames.get("reference"))
     if shadows:
         check_shadows(shadows)
     if canaries:
@@ -134,7 +137,8 @@ def audit(
     say("detection")
     found = detect(rows["non_members"], rows["synthetic"], seed=seed)
     say("similarity")
-    near = similarity(_as_evaluation(aligned), "holdout", place, seed)
+    evaluated = _as_evaluation(aligned)
+    near = similarity(evaluated, "holdout", place, seed)
     people = rows["members"], rows["non_members"], rows["synthetic"]
     say("attribute inference")
     guessed = attributes(*people, secrets=secrets, level=LEVEL, seed=seed, device=place)
@@ -146,7 +150,12 @@ def audit(
     if generator is not None:
         say("with the model")
         inside = white_box(
-            generator, frames["members"], frames["non_members"], seed=seed, device=place
+            generator,
+            frames["members"],
+            frames["non_members"],
+            reference=frames.get("reference"),
+            seed=seed,
+            device=place,
         )
     if shadows and train is not None:
         say("shadow models")
@@ -185,27 +194,10 @@ def audit(
     scores["verdict"] = verdict(scores, found.to_dict()["c2st_auc"]).to_dict()
     scores["seed"] = seed
     drawn = {
-        "distributions": pictures.distributions(_as_evaluation(aligned)),
+        "distributions": pictures.distributions(evaluated),
         "curves": pictures.curves(attacked),
     }
     return Report(scores, drawn)
-
-
-def training_like(model: Synthesizer, schema: Schema, n: int) -> Train:
-    """The training that made a model, as far as its file tells: method and config.
-
-    Args:
-        model: The model.
-        schema: Kinds of the columns that it is trained on anew.
-        n: Rows to generate.
-    """
-
-    def train(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-        config = {**model.config, "verbose": False}
-        again = Synthesizer(model.method, config, schema=schema, seed=seed, device=model.device)
-        return again.fit(rows).generate(n)
-
-    return train
 
 
 def _loaded(

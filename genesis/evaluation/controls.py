@@ -1,8 +1,8 @@
 """Tables whose leak is known: what a score says about them shows what it says at all.
 
 Four of them leak: a copier, a copier that adds noise, fresh rows with a few members among them, and
-a copier that re-codes every column. Three do not: fresh rows, the same with every column shuffled,
-and a holdout, which is fresh rows again.
+a copier that re-codes every column. Two do not: fresh rows, and fresh rows with every column
+shuffled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,23 @@ import numpy.typing as npt
 
 from genesis.evaluation.rows import Rows
 
-__all__ = ["copier", "fresh", "leak", "noisy_copier", "recoded", "shuffled"]
+__all__ = [
+    "HARMLESS",
+    "LEAKING",
+    "control",
+    "copier",
+    "fresh",
+    "leak",
+    "noisy_copier",
+    "recoded",
+    "shuffled",
+]
+
+LEAKING = ("copier", "noisy_copier", "leak", "recoded")
+"""Controls that give members away: attacks must find them."""
+
+HARMLESS = ("fresh", "shuffled")
+"""Controls that hold nothing about members: there is nothing to find."""
 
 NOISE = 0.05
 """Of each number's standard deviation, and share of the categories that a noisy copier replaces."""
@@ -37,6 +53,30 @@ class _Stream(IntEnum):
     RECODE = 6
 
 
+def control(name: str, members: Rows, others: Rows, n: int, seed: int) -> Rows:
+    """A control by its name.
+
+    Args:
+        name: One of `LEAKING` or `HARMLESS`.
+        members: At least one row.
+        others: Rows that are no members.
+        n: Rows wanted; fewer come where the others do not suffice.
+        seed: Decides all that is random.
+    """
+    match name:
+        case "copier":
+            return copier(members, n, seed)
+        case "noisy_copier":
+            return noisy_copier(members, n, seed)
+        case "leak":
+            return leak(members, others, n, seed)
+        case "recoded":
+            return recoded(copier(members, n, seed), seed)
+        case "shuffled":
+            return shuffled(fresh(others, n, seed), seed)
+    return fresh(others, n, seed)
+
+
 def copier(members: Rows, n: int, seed: int) -> Rows:
     """n members in random order; each as often as any other, give or take one.
 
@@ -49,21 +89,21 @@ def copier(members: Rows, n: int, seed: int) -> Rows:
     return members.take(np.resize(order, n))
 
 
-def noisy_copier(members: Rows, n: int, seed: int, *, noise: float = NOISE) -> Rows:
+def noisy_copier(members: Rows, n: int, seed: int) -> Rows:
     """What `copier` returns, every cell disturbed a little.
+
+    Numbers get Gaussian noise of 5 % of their column's standard deviation; 5 % of the categories
+    are replaced by that of a random row. Nulls of numeric columns stay.
 
     Args:
         members: At least one row.
         n: Rows wanted.
         seed: Decides all that is random.
-        noise: Standard deviation of what is added to numbers, in standard deviations of their
-            column; and the chance of a category to be replaced by that of a random row. Nulls of
-            numeric columns stay.
     """
     rows, rng = copier(members, n, seed), _rng(seed, _Stream.NOISE)
     scale, spread = _scale(members), _spread(members)
-    disturbance = noise * spread * rng.standard_normal(rows.numeric.shape)
-    replaced = rng.random(rows.codes.shape) < noise
+    disturbance = NOISE * spread * rng.standard_normal(rows.numeric.shape)
+    replaced = rng.random(rows.codes.shape) < NOISE
     others = rng.integers(len(members), size=rows.codes.shape)
     drawn = np.take_along_axis(members.codes, others, axis=0)
     with np.errstate(over="ignore"):
@@ -71,17 +111,16 @@ def noisy_copier(members: Rows, n: int, seed: int, *, noise: float = NOISE) -> R
     return replace(rows, numeric=numeric, codes=np.where(replaced, drawn, rows.codes))
 
 
-def leak(members: Rows, others: Rows, n: int, seed: int, *, share: float = LEAKED) -> Rows:
-    """A share of the members (at least one) hidden among other rows of the same population.
+def leak(members: Rows, others: Rows, n: int, seed: int) -> Rows:
+    """5 % of the members (at least one) hidden among other rows of the same population.
 
     Args:
         members: At least one row.
         others: Rows that are no members; all of them if they do not suffice.
         n: Rows wanted in all.
         seed: Decides which rows.
-        share: How many of the members are given away.
     """
-    given_away = min(max(1, round(share * len(members))), n)
+    given_away = min(max(1, round(LEAKED * len(members))), n)
     rng = _rng(seed, _Stream.LEAK)
     chosen = members.take(rng.permutation(len(members))[:given_away])
     return Rows.concat([chosen, fresh(others, n - given_away, seed)])

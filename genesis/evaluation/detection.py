@@ -26,6 +26,7 @@ Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 
 MODELS = {"gradient_boosting": "gradient_boosting", "logistic_regression": "linear"}
+FOLDS = 3
 MOST_ROWS = 20_000  # of each table
 FEWEST_ROWS = 30  # boosting passes over categories with fewer than 10
 MOST_TWINS = 20  # rows of a leaf: a group of equal rows as small as this is no signal by itself
@@ -71,14 +72,14 @@ class Detection:
         }
 
 
-def detect(real: Rows, synthetic: Rows, *, seed: int = 0, folds: int = 3) -> Detection:
+def detect(real: Rows, synthetic: Rows, *, seed: int = 0) -> Detection:
     """Train classifiers to tell synthetic rows from real ones, and see how well they do.
 
     Both tables give equally many rows, at most 20,000. Each row is scored by a model that was
     trained on the other folds; scores of different folds are compared by their ranks.
 
     The bootstrap of the rows scored does not see that other rows would have trained other models,
-    nor that models share theirs. For k folds its standard deviation is therefore multiplied by
+    nor that models share theirs. For k = 3 folds its standard deviation is therefore multiplied by
     √(1 + k / (k - 1)), the correction of Nadeau & Bengio (2003, section 3) for one part tested on
     k - 1 parts trained on.
 
@@ -96,7 +97,6 @@ def detect(real: Rows, synthetic: Rows, *, seed: int = 0, folds: int = 3) -> Det
         real: Real rows.
         synthetic: Synthetic rows with the same columns.
         seed: Decides rows, folds and models.
-        folds: Number of folds.
 
     Returns:
         The areas; without any, and with a reason, if either table has fewer than 30 rows or there
@@ -108,14 +108,14 @@ def detect(real: Rows, synthetic: Rows, *, seed: int = 0, folds: int = 3) -> Det
         return Detection({}, (), n, few)
     if not real.columns.names:
         return Detection({}, (), n, "there is no column to tell rows apart by")
-    rng = np.random.default_rng(np.random.SeedSequence([seed, n, folds]))
+    rng = np.random.default_rng(np.random.SeedSequence([seed, n, FOLDS]))
     drawn = [table.take(np.sort(rng.permutation(len(table))[:n])) for table in (real, synthetic)]
     rows, is_synthetic = Rows.concat(drawn), np.arange(2 * n) >= n
-    fold = _folds(rows, folds, rng)
+    fold = _folds(rows, rng)
 
     scores = {name: np.empty(2 * n) for name in MODELS}
     drops = np.zeros(len(rows.columns.names))
-    for k in range(folds):
+    for k in range(FOLDS):
         rest, held = fold != k, np.flatnonzero(fold == k)
         if not len(held) or not rest.any():
             for found_scores in scores.values():
@@ -128,13 +128,13 @@ def detect(real: Rows, synthetic: Rows, *, seed: int = 0, folds: int = 3) -> Det
                 some = rng.permutation(held)[:IMPORTANCE_ROWS]
                 score = partial(_area, predict, is_synthetic[some])
                 found = permutation_importances(rows.take(some), score, rng)
-                drops += np.array(list(found.values())) / folds
+                drops += np.array(list(found.values())) / FOLDS
     areas = {
         name: auc_interval(
             score[is_synthetic],
             score[~is_synthetic],
             seed=seed,
-            widening=math.sqrt(1 + folds / (folds - 1)),
+            widening=math.sqrt(1 + FOLDS / (FOLDS - 1)),
         )
         for name, score in scores.items()
     }
@@ -143,7 +143,7 @@ def detect(real: Rows, synthetic: Rows, *, seed: int = 0, folds: int = 3) -> Det
     return Detection(areas, tuple(ranked), n, WORSE_THAN_CHANCE if worse else None)
 
 
-def _folds(rows: Rows, folds: int, rng: np.random.Generator) -> Integers:
+def _folds(rows: Rows, rng: np.random.Generator) -> Integers:
     """The fold (n,) of every row, whatever its table: few equal rows share one, many do not.
 
     That it does not look at the table keeps held-out rows independent of the others: 0.5 is what
@@ -153,7 +153,7 @@ def _folds(rows: Rows, folds: int, rng: np.random.Generator) -> Integers:
     together = sizes[group] <= max(2, min(MOST_TWINS, len(rows) // 100))
     alone = len(sizes) + np.arange(len(rows))
     _, unit = np.unique(np.where(together, group, alone), return_inverse=True)
-    return np.asarray(rng.permutation(int(unit.max()) + 1)[unit] % folds)
+    return np.asarray(rng.permutation(int(unit.max()) + 1)[unit] % FOLDS)
 
 
 def _ranks(scores: Floats) -> Floats:

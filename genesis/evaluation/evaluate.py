@@ -74,10 +74,14 @@ def evaluate(
         device: Where distances are computed: "auto", "cpu" or "cuda".
         progress: Told of every step.
 
+    Returns:
+        The scores by section, those of the controls among them, and their pictures.
+
     Raises:
         DataError: A table has no rows, the holdout overlaps the real rows, or the target has one
             value only.
         SchemaError: Columns or kinds differ between the tables, or there is no such target.
+        PlanError: There is no such seed or device.
     """
     check_seed(seed)
     place = resolve_device(device)
@@ -139,7 +143,12 @@ def described(aligned: Aligned) -> dict[str, dict[str, int]]:
 
 
 class Counter:
-    """Counts steps as they begin."""
+    """Counts steps as they begin.
+
+    Args:
+        total: Number of steps.
+        progress: Told of each of them.
+    """
 
     def __init__(self, total: int, progress: Steps | None) -> None:
         self.done, self.total, self.progress = 0, total, progress
@@ -159,6 +168,13 @@ def check_tables(
     discrete_columns: Sequence[str] = (),
 ) -> None:
     """Make sure that `evaluate` will take these, before there are synthetic rows.
+
+    Args:
+        real: As `evaluate`.
+        holdout: As `evaluate`.
+        target: As `evaluate`.
+        schema: As `evaluate`.
+        discrete_columns: As `evaluate`.
 
     Raises:
         DataError: As `evaluate`.

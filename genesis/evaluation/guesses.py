@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from genesis.evaluation.intervals import Interval, proportion_interval
-from genesis.evaluation.rows import Columns, Rows
+from genesis.evaluation.rows import Rows
 
-__all__ = ["Guesses", "difference_interval", "drawn", "only", "risk_interval"]
+__all__ = ["Guesses", "difference_interval", "drawn", "risk_interval"]
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,23 @@ class Guesses:
         baseline: float | None,
         level: float,
     ) -> Guesses:
-        """What numbers of right guesses say; both n are at least 1."""
+        """What numbers of right guesses say.
+
+        Args:
+            right: Right guesses about members.
+            n: Guesses about members, at least 1.
+            right_control: Right guesses about the control.
+            n_control: Guesses about the control, at least 1.
+            baseline: See the class.
+            level: Confidence of both rates, in (0, 1).
+        """
         rate = proportion_interval(right, n, level=level)
         control = proportion_interval(right_control, n_control, level=level)
         return cls.of(n, rate, baseline, control)
 
     @classmethod
     def of(cls, n: int, rate: Interval, baseline: float | None, control: Interval) -> Guesses:
-        """What rates say."""
+        """What the rates of n guesses about members, and of others about the control, say."""
         risk = risk_interval(rate, control)
         reason = None if risk else "the control is always guessed: nothing can be guessed better"
         return cls(n, rate, baseline, control, risk, reason)
@@ -76,14 +85,14 @@ class Guesses:
         return entry | {"reason": self.reason}
 
     @property
-    def found(self) -> float:
-        """How surely something leaks: the lower end of the risk; -1 if it means nothing."""
+    def sure_risk(self) -> float:
+        """The lower end of the risk: above 0 where something surely leaks; -1 if there is none."""
         return self.risk.low if self.risk else -1.0
 
     @property
     def severity(self) -> tuple[float, float]:
         """What guesses are ranked by: what surely leaks, then what seems to."""
-        return self.found, self.risk.value if self.risk else -1.0
+        return self.sure_risk, self.risk.value if self.risk else -1.0
 
 
 def risk_interval(rate: Interval, control: Interval) -> Interval | None:
@@ -120,19 +129,6 @@ def difference_interval(first: Interval, second: Interval) -> Interval:
     below = math.hypot(first.value - first.low, second.high - second.value)
     above = math.hypot(first.high - first.value, second.value - second.low)
     return Interval(value, max(-1.0, value - below), min(1.0, value + above))
-
-
-def only(rows: Rows, names: tuple[str, ...]) -> Rows:
-    """The rows with the named columns alone."""
-    columns = rows.columns
-    numeric = [i for i, name in enumerate(columns.numeric) if name in names]
-    discrete = [i for i, name in enumerate(columns.discrete) if name in names]
-    kept = Columns(
-        tuple(columns.numeric[i] for i in numeric),
-        tuple(columns.discrete[i] for i in discrete),
-        tuple(columns.categories[i] for i in discrete),
-    )
-    return Rows(kept, rows.numeric[:, numeric], rows.codes[:, discrete])
 
 
 def drawn(rows: Rows, most: int, rng: np.random.Generator) -> Rows:

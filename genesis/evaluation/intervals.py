@@ -50,8 +50,7 @@ def auc(members: npt.ArrayLike, non_members: npt.ArrayLike) -> float:
     Raises:
         DataError: There are none of either.
     """
-    place = _Places(members, non_members)
-    return float(place.areas(np.ones((1, place.n)), np.ones((1, place.m)))[0])
+    return _Places(members, non_members).area
 
 
 def auc_interval(
@@ -67,7 +66,7 @@ def auc_interval(
 
     The interval is ± z standard deviations of the draws on the logit scale, so that it stays
     within [0, 1] and its tails need no more draws where the level is high. An AUC of 0 or 1
-    leaves the bootstrap nothing to vary: the interval then ends where one wrong pair row
+    leaves the bootstrap nothing to vary: the interval then ends where a row on the wrong side
     would have been likely to be seen, as with the "rule of three".
 
     Args:
@@ -84,7 +83,7 @@ def auc_interval(
     from scipy import stats
 
     place = _Places(members, non_members)
-    value = float(place.areas(np.ones((1, place.n)), np.ones((1, place.m)))[0])
+    value = place.area
     rng = np.random.default_rng(np.random.SeedSequence([seed, place.n, place.m]))
     at_once = max(1, DRAWS_AT_ONCE // (place.n + place.m))
     areas = np.concatenate(
@@ -105,6 +104,11 @@ def auc_interval(
 
 def proportion_interval(successes: int, trials: int, *, level: float = 0.95) -> Interval:
     """A share with its exact binomial interval (Clopper & Pearson 1934).
+
+    Args:
+        successes: How many trials succeeded.
+        trials: How many there were.
+        level: Confidence, in (0, 1).
 
     Raises:
         DataError: There were no trials.
@@ -164,8 +168,18 @@ def epsilon_lower_bound(
     That takes rows for independent, and members for drawn by chance: it is as strong as the claim
     that nothing but training tells members from non-members. `one_run` needs no such claim.
 
+    Args:
+        members: (n,) scores.
+        non_members: (m,) scores.
+        delta: δ of the claim, in [0, 1).
+        level: Confidence of the bound, in (0, 1).
+        seed: Decides which rows choose the threshold.
+
     Returns:
         The bound, at least 0.
+
+    Raises:
+        DataError: There are no members or no non-members.
     """
     scores, others = _scores(members, non_members)
     rng = np.random.default_rng(np.random.SeedSequence([seed, len(scores), len(others)]))
@@ -221,6 +235,11 @@ class _Places:
         self._other_ends = np.searchsorted(
             places[self.n :][self._other_order], np.arange(self._distinct), side="right"
         )
+
+    @property
+    def area(self) -> float:
+        """The AUC of the scores as they are."""
+        return float(self.areas(np.ones((1, self.n)), np.ones((1, self.m)))[0])
 
     def areas(self, weights: npt.NDArray[Any], others: npt.NDArray[Any]) -> Floats:
         """AUCs (b,) where members weigh (b, n) and non-members (b, m)."""

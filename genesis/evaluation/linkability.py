@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genesis.errors import SchemaError, nearest_names
-from genesis.evaluation.guesses import Guesses, drawn, only
+from genesis.evaluation.guesses import Guesses, drawn
 from genesis.evaluation.neighbours import neighbourhood
 from genesis.evaluation.rows import Columns, Rows
 from genesis.evaluation.space import Space
@@ -103,8 +103,8 @@ def _met(
     """(n,) whether some synthetic row is nearest to both halves of a target."""
 
     def squared(names: tuple[str, ...]) -> npt.NDArray[np.float64]:
-        space = Space.fit(only(reference, names))
-        points = (space.embed(only(rows, names), device) for rows in (targets, synthetic))
+        space = Space.fit(reference.only(names))
+        points = (space.embed(rows.only(names), device) for rows in (targets, synthetic))
         return neighbourhood(*points, k=1).distances[:, 0] ** 2
 
     first, second = halves

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from genesis.errors import DataError, PlanError
 from genesis.evaluation.attacks import ATTACKS, View, create_attack
-from genesis.evaluation.controls import copier, fresh, leak, noisy_copier, recoded, shuffled
+from genesis.evaluation.controls import HARMLESS, LEAKING, control
 from genesis.evaluation.copies import Copies, copies
 from genesis.evaluation.detection import detect
 from genesis.evaluation.fingerprint import same_counts
@@ -38,7 +38,7 @@ __all__ = [
     "Finding",
     "Membership",
     "check_disjoint",
-    "check_sizes",
+    "check_people",
     "judge",
     "membership",
     "worst",
@@ -50,8 +50,8 @@ Curve = tuple[tuple[float, ...], tuple[float, ...]]
 LEVEL = 0.95
 """Confidence of all intervals of an audit together."""
 
-CONTROLS = ("copier", "noisy_copier", "leak", "recoded", "fresh", "shuffled")
-"""Tables that are attacked beside the synthetic one; all but the last two leak."""
+CONTROLS = LEAKING + HARMLESS
+"""Tables that are attacked beside the synthetic one."""
 
 MOST_TARGETS = 5_000
 """Members that are attacked, and non-members."""
@@ -144,7 +144,7 @@ class Membership:
         reference: Number of rows that the attackers compared with.
         apart: AUC of a classifier that tells members from non-members without any synthetic row,
             cross-validated: above 0.5 where they come from different populations, and then attacks
-            find the population. None if there are too few rows for it.
+            find the population. None if there are too few rows for it, or no columns.
         same_counts: Columns whose values occur exactly as often as those of the members.
         copies: Members, and non-members, that stand in the synthetic table as they are.
     """
@@ -155,9 +155,9 @@ class Membership:
     members: int
     non_members: int
     reference: int
-    apart: Interval | None = None
-    same_counts: tuple[str, ...] = ()
-    copies: Copies | None = None
+    apart: Interval | None
+    same_counts: tuple[str, ...]
+    copies: Copies
 
     @property
     def curves(self) -> dict[str, Curve]:
@@ -177,7 +177,7 @@ class Membership:
             "reference": self.reference,
             "apart": self.apart and self.apart.to_dict(),
             "same_counts": list(self.same_counts),
-            "copies": self.copies and self.copies.to_dict(),
+            "copies": self.copies.to_dict(),
         }
 
 
@@ -223,12 +223,7 @@ def membership(
     attackers = {name: create_attack(name) for name in names}
     if not names:
         raise PlanError("there is no attack to make", do=f"name some of {', '.join(ATTACKS)}")
-    check_sizes(members, non_members)
-    check_disjoint(members, non_members)
-    if reference is not None:
-        # With its own row in the reference, a target would seem to be a non-member at once.
-        check_disjoint(members, reference, ("members", "reference rows"))
-        check_disjoint(non_members, reference, ("non-members", "reference rows"))
+    check_people(members, non_members, reference)
 
     rng = np.random.default_rng(np.random.SeedSequence([seed, len(members), len(non_members)]))
     order = rng.permutation(len(members))
@@ -252,7 +247,7 @@ def membership(
         n = max(len(synthetic), len(targets))
         copied = members.take(order[:n])  # targets first
         for name in CONTROLS:
-            found = attacked(_control(name, copied, spare, n, seed))
+            found = attacked(control(name, copied, spare, n, seed))
             best = worst(found)
             power[name] = Control(best, found[best], any(each.found for each in found.values()))
         # A holdout in the place of the synthetic rows is fresh rows once more.
@@ -356,8 +351,17 @@ def check_disjoint(
     )
 
 
-def check_sizes(members: Rows, non_members: Rows) -> None:
-    """Refuse tables that are too small for any interval to say something."""
+def check_people(members: Rows, non_members: Rows, reference: Rows | None = None) -> None:
+    """Refuse tables that are too small for any interval to say something, or that overlap.
+
+    Args:
+        members: Rows that the generator was trained on.
+        non_members: Rows of the same population that it was not.
+        reference: Other rows of the population that attackers have.
+
+    Raises:
+        DataError: There are too few members or non-members, or two tables overlap.
+    """
     for name, rows, fewest in (
         ("members", members, FEWEST_MEMBERS),
         ("non-members", non_members, FEWEST_NON_MEMBERS),
@@ -368,6 +372,11 @@ def check_sizes(members: Rows, non_members: Rows) -> None:
                 got=str(len(rows)),
                 do=f"give at least {fewest} of them",
             )
+    check_disjoint(members, non_members)
+    if reference is not None:
+        # With its own row in the reference, a target would seem to be a non-member at once.
+        check_disjoint(members, reference, ("members", "reference rows"))
+        check_disjoint(non_members, reference, ("non-members", "reference rows"))
 
 
 def _divided(
@@ -381,22 +390,6 @@ def _divided(
         known, rest = np.split(rest, [len(rest) // 2])
         reference = non_members.take(np.sort(known))
     return non_members.take(np.sort(attacked)), reference, non_members.take(np.sort(rest))
-
-
-def _control(name: str, members: Rows, others: Rows, n: int, seed: int) -> Rows:
-    """A table of n rows whose leak is known, by its name in `CONTROLS`."""
-    match name:
-        case "copier":
-            return copier(members, n, seed)
-        case "noisy_copier":
-            return noisy_copier(members, n, seed)
-        case "leak":
-            return leak(members, others, n, seed)
-        case "recoded":
-            return recoded(copier(members, n, seed), seed)
-        case "shuffled":
-            return shuffled(fresh(others, n, seed), seed)
-    return fresh(others, n, seed)
 
 
 def _chance_on_top(members: Floats, non_members: Floats, fpr: float) -> float:

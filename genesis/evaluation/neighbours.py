@@ -26,6 +26,9 @@ BLOCK_FLOATS = 2**20
 BLOCK_CORPUS = 2**12
 """Points of the corpus that one block holds at most."""
 
+BANDWIDTH_ROWS = 2_000
+"""Rows that `choose_bandwidth` looks at."""
+
 BANDWIDTHS = tuple(float(h) for h in np.geomspace(0.02, 2.0, 15))
 """Bandwidths that `choose_bandwidth` tries, in the units of a `Space`."""
 
@@ -93,7 +96,7 @@ def neighbourhood(
     )
 
 
-def choose_bandwidth(reference: Tensor, *, most: int = 2000, seed: int = 0) -> float:
+def choose_bandwidth(reference: Tensor) -> float:
     """The bandwidth under which each reference row is likeliest given the others.
 
     Leave-one-out likelihood of a kernel density (Habbema et al. 1974), over `BANDWIDTHS`. The
@@ -101,14 +104,16 @@ def choose_bandwidth(reference: Tensor, *, most: int = 2000, seed: int = 0) -> f
     themselves (Levina & Bickel 2004), because categories span fewer dimensions than they have.
 
     Args:
-        reference: (n, d) float32.
-        most: Rows that are looked at.
-        seed: Which ones.
+        reference: (n, d) float32; of more than 2,000 rows as many are looked at.
+
+    Returns:
+        One of `BANDWIDTHS`; 0.5 for fewer than 3 rows.
     """
     if len(reference) < 3:
         return 0.5
-    if len(reference) > most:
-        chosen = np.random.default_rng(seed).choice(len(reference), most, replace=False)
+    if len(reference) > BANDWIDTH_ROWS:
+        # Always the same rows: which of them says nothing, and a seed would have to be handed down.
+        chosen = np.random.default_rng(0).choice(len(reference), BANDWIDTH_ROWS, replace=False)
         reference = reference[torch.from_numpy(np.sort(chosen)).to(reference.device)]
     near = neighbourhood(reference, reference, k=min(10, len(reference) - 1), exclude_self=True)
     d = _intrinsic_dimension(near.distances)

@@ -11,7 +11,6 @@ e^ε / (1 + e^ε), whatever the others are, so that more right guesses than that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +26,15 @@ from genesis.schema import Kind, Schema
 if TYPE_CHECKING:
     import torch
 
+    from genesis.evaluation.training import Train
+
 __all__ = [
     "OneRun",
     "audit_one_run",
     "check_canaries",
+    "epsilon_of_guesses",
     "epsilon_one_run",
-    "one_run_epsilon",
-    "one_run_p_value",
+    "p_value_of_guesses",
 ]
 
 GUESS_FRACTION, DELTA, LEVEL = 0.1, 1e-5, 0.95
@@ -77,7 +78,7 @@ class OneRun:
 
 
 def audit_one_run(
-    train: Callable[[pd.DataFrame, int], pd.DataFrame],
+    train: Train,
     table: pd.DataFrame,
     *,
     canaries: int = 1000,
@@ -141,9 +142,9 @@ def audit_one_run(
     known = np.repeat([True, False], [len(side) for side in sides])
     correct = _correct(scorer.scores(view), known, guesses, rng)
     return OneRun(
-        epsilon=one_run_epsilon(canaries, guesses, correct, delta, level),
-        ceiling=one_run_epsilon(canaries, guesses, guesses, delta, level),
-        p_value=one_run_p_value(canaries, guesses, correct, 0.0, delta),
+        epsilon=epsilon_of_guesses(canaries, guesses, correct, delta, level),
+        ceiling=epsilon_of_guesses(canaries, guesses, guesses, delta, level),
+        p_value=p_value_of_guesses(canaries, guesses, correct, 0.0, delta),
         canaries=canaries,
         included=int(included.sum()),
         guesses=guesses,
@@ -179,17 +180,25 @@ def epsilon_one_run(
     values, truth = np.asarray(scores, dtype=np.float64), np.asarray(included, dtype=bool)
     guesses = _guesses(len(values), guess_fraction, delta, level)
     correct = _correct(values, truth, guesses, np.random.default_rng(seed))
-    return one_run_epsilon(len(values), guesses, correct, delta, level)
+    return epsilon_of_guesses(len(values), guesses, correct, delta, level)
 
 
-def one_run_epsilon(m: int, r: int, v: int, delta: float, level: float) -> float:
-    """The smallest ε that v of r right guesses about m canaries do not refute."""
+def epsilon_of_guesses(m: int, r: int, v: int, delta: float, level: float) -> float:
+    """The smallest ε that v of r right guesses about m canaries do not refute.
+
+    Args:
+        m: Number of canaries.
+        r: Number of guesses, at most m.
+        v: How many of them were right, at most r.
+        delta: δ of the claim.
+        level: Confidence of the bound.
+    """
     refuted, possible = 0.0, LARGEST_EPSILON
-    if one_run_p_value(m, r, v, refuted, delta) >= 1 - level:
+    if p_value_of_guesses(m, r, v, refuted, delta) >= 1 - level:
         return 0.0
     while possible - refuted > 1e-6:
         middle = (refuted + possible) / 2
-        if one_run_p_value(m, r, v, middle, delta) < 1 - level:
+        if p_value_of_guesses(m, r, v, middle, delta) < 1 - level:
             refuted = middle
         else:
             possible = middle
@@ -203,7 +212,17 @@ def check_canaries(
     delta: float = DELTA,
     level: float = LEVEL,
 ) -> int:
-    """The number of guesses of an audit of a table of so many rows.
+    """Make sure that `audit_one_run` can audit a table of so many rows.
+
+    Args:
+        canaries: As `audit_one_run`.
+        rows: Rows of the table.
+        guess_fraction: As `audit_one_run`.
+        delta: As `audit_one_run`.
+        level: As `audit_one_run`.
+
+    Returns:
+        The number of guesses.
 
     Raises:
         DataError: As `audit_one_run`.
@@ -219,12 +238,19 @@ def check_canaries(
     return guesses
 
 
-def one_run_p_value(m: int, r: int, v: int, epsilon: float, delta: float) -> float:
+def p_value_of_guesses(m: int, r: int, v: int, epsilon: float, delta: float) -> float:
     """Chance that v or more of r guesses about m canaries are right, if (ε, δ)-DP holds, at most.
 
     With W ~ Binomial(r, e^ε / (1 + e^ε)), theorem 5.2 bounds it by
 
         P[W >= v] + 2 m δ max_i P[v > W >= v - i] / i,  i = 1, ..., v.
+
+    Args:
+        m: Number of canaries.
+        r: Number of guesses, at most m.
+        v: How many of them were right, at most r.
+        epsilon: ε of the claim that is tested, at least 0.
+        delta: δ of the claim.
     """
     from scipy import stats
 
@@ -246,7 +272,7 @@ def _guesses(m: int, guess_fraction: float, delta: float, level: float) -> int:
     if m < 1:
         raise PlanError("an audit needs canaries", got=str(m), do="plant a thousand, for example")
     guesses = 2 * int(guess_fraction * m / 2 + 1e-9)
-    if one_run_p_value(m, guesses, guesses, 0.0, delta) >= 1 - level:
+    if p_value_of_guesses(m, guesses, guesses, 0.0, delta) >= 1 - level:
         enough = 2 * (int(-math.log2(1 - level) / 2) + 1)
         raise PlanError(
             "no bound on ε can follow, even if every guess is right",

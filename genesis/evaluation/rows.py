@@ -6,7 +6,7 @@ sorted by name and rows by their values; whatever is drawn later by a seed is th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,7 +33,6 @@ OWNERS = {
     "reference": "the reference table",
 }
 """What tables are called in messages."""
-
 
 NEEDED = ("real", "synthetic", "members", "non_members")
 """Tables that cannot be left out where they are named."""
@@ -84,6 +83,18 @@ class Rows:
     def take(self, rows: Index) -> Rows:
         """The given rows, in that order."""
         return replace(self, numeric=self.numeric[rows], codes=self.codes[rows])
+
+    def only(self, names: Collection[str]) -> Rows:
+        """The same rows with the named columns alone, in the order that they have."""
+        columns = self.columns
+        numeric = [i for i, name in enumerate(columns.numeric) if name in names]
+        discrete = [i for i, name in enumerate(columns.discrete) if name in names]
+        kept = Columns(
+            tuple(columns.numeric[i] for i in numeric),
+            tuple(columns.discrete[i] for i in discrete),
+            tuple(columns.categories[i] for i in discrete),
+        )
+        return Rows(kept, self.numeric[:, numeric], self.codes[:, discrete])
 
     @staticmethod
     def concat(parts: Sequence[Rows]) -> Rows:

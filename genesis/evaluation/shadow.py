@@ -20,7 +20,7 @@ in the `Space`: no more than the synthetic rows is needed of a generator.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,22 +35,19 @@ from genesis.errors import DataError, PlanError
 from genesis.evaluation.membership import (
     LEVEL,
     Finding,
-    check_disjoint,
-    check_sizes,
+    check_people,
     judge,
     worst,
 )
 from genesis.evaluation.neighbours import choose_bandwidth, neighbourhood
 from genesis.evaluation.rows import Aligned, Rows, align
 from genesis.evaluation.space import Space
+from genesis.evaluation.training import Train
 
-__all__ = ["Shadow", "Train", "check_shadows", "lira", "rmia", "shadow"]
+__all__ = ["Shadow", "check_shadows", "lira", "rmia", "shadow"]
 
 Floats = npt.NDArray[np.float64]
 Included = npt.NDArray[np.bool_]
-
-Train = Callable[[pd.DataFrame, int], pd.DataFrame]
-"""The training under attack: real rows and a seed -> synthetic rows."""
 
 FEWEST_SHADOWS = 4
 """Below, rows have not two scores of either kind, and nothing is known of how these vary."""
@@ -133,8 +130,7 @@ def shadow(
     check_shadows(shadows)
     tables = {"members": members, "non_members": non_members, "synthetic": synthetic}
     aligned = align(tables)
-    check_sizes(aligned.rows["members"], aligned.rows["non_members"])
-    check_disjoint(aligned.rows["members"], aligned.rows["non_members"])
+    check_people(aligned.rows["members"], aligned.rows["non_members"])
     rng = np.random.default_rng(np.random.SeedSequence([seed, len(members), len(non_members)]))
     chosen = np.sort(rng.permutation(len(non_members))[: len(members)])
     ours, theirs = aligned.frames["members"], aligned.frames["non_members"].iloc[chosen]
@@ -156,8 +152,8 @@ def shadow(
         for table in [aligned.frames["synthetic"], *made]
     )
     known = np.column_stack(others)
-    n, level = len(ours), 1 - (1 - LEVEL) / 2
     scores = {"lira": lira(own, known, included), "rmia": rmia(own, known)}
+    n, level = len(ours), 1 - (1 - LEVEL) / len(scores)
     attacks = {
         name: judge(each[:n], each[n:], level=level, seed=seed) for name, each in scores.items()
     }

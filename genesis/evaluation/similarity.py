@@ -150,24 +150,20 @@ def similarity(
     holdout: str | None = None,
     device: str | torch.device = "cpu",
     seed: int = 0,
-    *,
-    real: str = "real",
-    synthetic: str = "synthetic",
 ) -> Similarity:
     """Tell how close synthetic rows come to real ones.
 
     Args:
-        aligned: The tables.
+        aligned: Tables, of which "real" is what the generator was trained on, and "synthetic" what
+            it made.
         holdout: Name of real rows among them that the generator was not trained on; None if there
             are none, and then nothing tells how close is close.
         device: Where distances are computed, block by block.
         seed: Decides which rows are looked at where there are many, and ties.
-        real: Name of the rows that it was trained on.
-        synthetic: Name of the rows that it made.
     """
     rng = np.random.default_rng(np.random.SeedSequence([seed]))
     # In random order, so that the first rows of a table are a sample of it.
-    known, made = (_shuffled(aligned.rows[name], rng) for name in (real, synthetic))
+    known, made = (_shuffled(aligned.rows[name], rng) for name in ("real", "synthetic"))
     held = _shuffled(aligned.rows[holdout], rng) if holdout else None
     space = Space.fit(known)
     corpus, targets = space.embed(known, device), space.embed(made.take(slice(TARGETS)), device)
@@ -195,8 +191,8 @@ def similarity(
         threshold=threshold,
         new_rows=new_rows,
         looked_up=looked_up,
-        copied_ids=_copied_ids(aligned, real, synthetic),
-        copied_ids_holdout=None if holdout is None else _copied_ids(aligned, real, holdout),
+        copied_ids=_copied_ids(aligned, "synthetic"),
+        copied_ids_holdout=None if holdout is None else _copied_ids(aligned, holdout),
     )
 
 
@@ -247,13 +243,13 @@ def _new_rows(real: Rows, synthetic: Rows) -> tuple[Interval, int]:
     return proportion_interval(found["num_new_rows"], len(synthetic)), len(synthetic)
 
 
-def _copied_ids(aligned: Aligned, real: str, synthetic: str) -> dict[str, float | None]:
-    """Id column -> share of the synthetic ids that real rows have."""
+def _copied_ids(aligned: Aligned, table: str) -> dict[str, float | None]:
+    """Id column -> share of a table's ids that real rows have."""
     shares: dict[str, float | None] = {}
     for column in aligned.schema:
         if column.kind is Kind.ID:
-            ids = aligned.frames[synthetic][column.name].dropna()
-            copied = ids.isin(aligned.frames[real][column.name])
+            ids = aligned.frames[table][column.name].dropna()
+            copied = ids.isin(aligned.frames["real"][column.name])
             shares[column.name] = float(copied.mean()) if len(ids) else None
     return shares
 

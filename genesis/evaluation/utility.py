@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -235,18 +235,7 @@ def _drawn(rows: Rows, rng: np.random.Generator) -> Rows:
 
 def _without(rows: Rows, target: str) -> Rows:
     """All columns but one."""
-    columns = rows.columns
-    if target in columns.numeric:
-        j = columns.numeric.index(target)
-        kept = replace(columns, numeric=columns.numeric[:j] + columns.numeric[j + 1 :])
-        return replace(rows, columns=kept, numeric=np.delete(rows.numeric, j, axis=1))
-    j = columns.discrete.index(target)
-    kept = replace(
-        columns,
-        discrete=columns.discrete[:j] + columns.discrete[j + 1 :],
-        categories=columns.categories[:j] + columns.categories[j + 1 :],
-    )
-    return replace(rows, columns=kept, codes=np.delete(rows.codes, j, axis=1))
+    return rows.only([name for name in rows.columns.names if name != target])
 
 
 def _answers(

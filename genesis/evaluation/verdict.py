@@ -11,19 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from genesis.evaluation.controls import HARMLESS, LEAKING
+
 __all__ = ["STRANGE", "Verdict", "verdict"]
 
 STRANGE = 0.99
 """AUC of telling synthetic from real rows, from which on attacks that compare values are weak."""
 
-LEAKS = ("copier", "noisy_copier", "leak", "recoded")
-"""The controls that attacks must find."""
-
 ONE_ROUND = "single_update"
 """How the names of attacks begin that tell of one round of training, and not of the model."""
-
-HARMLESS = ("fresh", "shuffled", "holdout")
-"""The controls in which there is nothing to find."""
 
 CALLED = {
     "copier": "a table of copied members",
@@ -31,13 +27,14 @@ CALLED = {
     "leak": "a table with 5 % of the members in it",
     "recoded": "copied members in another coding",
 }
-
+"""The controls that leak, as the sentence names them."""
 
 RISKS = {
     "attributes": "Secret columns are guessed",
     "singling_out": "People are singled out",
     "linkability": "Records are linked",
 }
+"""Section of an audit -> what goes wrong there."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +59,19 @@ class Verdict:
 def verdict(scores: Mapping[str, Any], c2st: float | None) -> Verdict:
     """The verdict on synthetic rows.
 
+    Where members can be told from non-members without the synthetic rows, attacks are expected to
+    succeed on harmless rows too. A leak is then what tells them apart better than that.
+
     Args:
         scores: What `Membership.to_dict` returns, with its controls; in an audit also what the
             other attacks found, under the names of its sections.
         c2st: AUC of telling the synthetic rows from real ones; None if there are too few rows.
-
-    Where members can be told from non-members without the synthetic rows, attacks are expected to
-    succeed on harmless rows too. A leak is then what tells them apart better than that.
     """
     power = scores["power"]
     false_alarms = [
         f"The attacks also cry wolf at the control '{name}', which holds no member: members and "
         f"non-members may differ in something else, such as when or where they were collected."
-        for name in HARMLESS
+        for name in (*HARMLESS, "holdout")
         if name in power and power[name]["found"] and not power[name].get("same_as")
     ]
     apart = scores.get("apart")
@@ -96,7 +93,7 @@ def verdict(scores: Mapping[str, Any], c2st: float | None) -> Verdict:
     doubts = [
         f"The attacks missed {CALLED[name]}: with {scores['members']:,} members and "
         f"{scores['non_members']:,} non-members a leak like that stays unseen."
-        for name in LEAKS
+        for name in LEAKING
         if name in power and not power[name]["found"]
     ]
     doubts += false_alarms
@@ -122,7 +119,7 @@ def verdict(scores: Mapping[str, Any], c2st: float | None) -> Verdict:
             "No attack found a leak, but that means little. " + doubts[0],
             (*doubts, *_one_round(scores)),
         )
-    found = ", ".join(CALLED[name] for name in LEAKS if name in power)
+    found = ", ".join(CALLED[name] for name in LEAKING if name in power)
     text = (
         f"No attack found a leak. The same attacks found {found}; what is smaller than that, or "
         f"needs a cleverer attack, stays unseen."
@@ -144,7 +141,7 @@ def _one_round(scores: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _copies(scores: Mapping[str, Any], beside: float = 0.0) -> Iterator[str]:
-    """Members that are published as they are."""
+    """Members that are published as they are, unless a difference of populations explains them."""
     found = scores.get("copies") or {}
     if found.get("found") and not beside:
         yield (

@@ -26,8 +26,7 @@ from genesis.evaluation.membership import (
     LEVEL,
     MOST_TARGETS,
     Finding,
-    check_disjoint,
-    check_sizes,
+    check_people,
     judge,
     worst,
 )
@@ -110,6 +109,7 @@ def white_box(
     members: pd.DataFrame,
     non_members: pd.DataFrame,
     *,
+    reference: pd.DataFrame | None = None,
     local_epochs: int = LOCAL_EPOCHS,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -133,29 +133,31 @@ def white_box(
     with the encoder and the config, and tells what a client would give away in *one* round of a
     federation like that: nothing about the model at hand.
 
-    Non-members are divided at random: half are attacked, half are the reference. At most 5,000
-    members and 5,000 non-members are attacked, by "single_update" 1,000 members. All intervals hold
-    at once with 95 % confidence (Bonferroni).
+    Without a reference, non-members are divided at random: half are attacked, half are the
+    reference. At most 5,000 members and 5,000 non-members are attacked, by "single_update" 1,000
+    members, and at most 5,000 rows are compared with. All intervals hold at once with 95 %
+    confidence (Bonferroni).
 
     Args:
         model: The model, fitted in this process or loaded from a model file.
         members: Rows that it was trained on.
         non_members: Rows of the same population that it was not.
+        reference: Other rows of the population that attackers have.
         local_epochs: Passes of the client over its rows.
         seed: Decides whatever is drawn.
         device: Where the client trains and distances are computed; the model stays where it is.
 
     Raises:
         SchemaError: The tables are not of the kind that the model was fitted on.
-        DataError: There are too few members or non-members, or some are both.
+        DataError: There are too few members or non-members, or two tables overlap.
         PlanError: The model was not fitted.
     """
-    targets, others, reference = _divided(model, members, non_members, seed)
+    targets, others, known = _divided(check_model(model, members, non_members, reference), seed)
     whole = model.complete
     scores = _model_scores(model, targets, others, seed, generator_only=not whole)
-    scores["nearest_draw"] = _nearest_draw(model, targets, others, reference, seed, device)
+    scores["nearest_draw"] = _nearest_draw(model, targets, others, known, seed, device)
     server = _Server(model, local_epochs, seed, device)
-    scores |= server.single_update(targets.first(CLIENT_ROWS), others, reference.first(CLIENT_ROWS))
+    scores |= server.single_update(targets.first(CLIENT_ROWS), others, known.first(CLIENT_ROWS))
     level = 1 - (1 - LEVEL) / len(scores)
     attacks = {
         name: judge(ours, theirs, level=level, seed=seed) for name, (ours, theirs) in scores.items()
@@ -167,7 +169,7 @@ def white_box(
         left_out=None if whole else "the model holds its generator alone",
         members=len(targets),
         non_members=len(others),
-        reference=len(reference),
+        reference=len(known),
     )
 
 
@@ -190,14 +192,28 @@ class _Table:
         return self.take(np.arange(min(n, len(self))))
 
 
-def check_model(model: Synthesizer, members: pd.DataFrame, non_members: pd.DataFrame) -> Aligned:
+def check_model(
+    model: Synthesizer,
+    members: pd.DataFrame,
+    non_members: pd.DataFrame,
+    reference: pd.DataFrame | None = None,
+) -> Aligned:
     """The tables in the schema of a model.
+
+    Args:
+        model: The model.
+        members: As `white_box`.
+        non_members: As `white_box`.
+        reference: As `white_box`.
 
     Raises:
         SchemaError: They have another one.
     """
     try:
-        return align({"members": members, "non_members": non_members}, schema=model.schema)
+        return align(
+            {"members": members, "non_members": non_members, "reference": reference},
+            schema=model.schema,
+        )
     except SchemaError as error:
         raise SchemaError(
             f"the model was fitted on another table: {error.what}",
@@ -206,21 +222,22 @@ def check_model(model: Synthesizer, members: pd.DataFrame, non_members: pd.DataF
         ) from error
 
 
-def _divided(
-    model: Synthesizer, members: pd.DataFrame, non_members: pd.DataFrame, seed: int
-) -> tuple[_Table, _Table, _Table]:
+def _divided(aligned: Aligned, seed: int) -> tuple[_Table, _Table, _Table]:
     """Members and non-members to attack, and rows to compare with; each in random order."""
-    aligned = check_model(model, members, non_members)
-    ours, theirs = (
-        _Table(aligned.frames[name], aligned.rows[name]) for name in ("members", "non_members")
+    check_people(
+        aligned.rows["members"], aligned.rows["non_members"], aligned.rows.get("reference")
     )
-    check_sizes(ours.rows, theirs.rows)
-    check_disjoint(ours.rows, theirs.rows)
+    tables = {name: _Table(aligned.frames[name], rows) for name, rows in aligned.rows.items()}
+    ours, theirs, known = tables["members"], tables["non_members"], tables.get("reference")
     rng = np.random.default_rng(np.random.SeedSequence([seed, len(ours), len(theirs)]))
-    order = rng.permutation(len(theirs))
-    attacked, rest = np.split(order, [min(len(order) // 2, MOST_TARGETS)])
-    targets = ours.take(rng.permutation(len(ours))[:MOST_TARGETS])
-    return targets, theirs.take(attacked), theirs.take(rest[:MOST_TARGETS])
+    others = theirs.take(rng.permutation(len(theirs)))
+    targets = ours.take(rng.permutation(len(ours))).first(MOST_TARGETS)
+    if known is not None:
+        known = known.take(rng.permutation(len(known)))
+    else:
+        half = min(len(others) // 2, MOST_TARGETS)
+        others, known = others.first(half), others.take(np.arange(half, len(others)))
+    return targets, others.first(MOST_TARGETS), known.first(MOST_TARGETS)
 
 
 def _model_scores(

@@ -67,11 +67,14 @@ def test_audit_finds_a_copier(run: Run) -> None:
 def test_audit_with_a_model_shadows_and_canaries(run: Run) -> None:
     done = run(["fit", "real.csv", "--output", "m", "--method", "tvae", "--epochs", 2])
     assert done.exit_code == 0, done.stderr
+    people(80, 30).assign(smokes=[True, False] * 40).to_csv("more.csv", index=False)
     words = ["--model", "m", "--secrets", "smokes", "--shadows", 4, "--canaries", 120]
+    words += ["--reference", "more.csv"]
     done = run(["audit", *AUDIT, *words, "--json", "a.json"])
     assert done.exit_code == 0, done.stderr
     scores = json.loads(Path("a.json").read_text())
     assert "likelihood" in scores["white_box"]["attacks"]
+    assert scores["reference"] == scores["white_box"]["reference"] == 80
     assert set(scores["shadow"]["attacks"]) == {"lira", "rmia"}
     assert scores["attributes"]["secret"] == "smokes"
     assert 0 <= scores["one_run"]["epsilon"] <= scores["one_run"]["ceiling"]

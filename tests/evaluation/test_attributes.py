@@ -17,10 +17,10 @@ def test_a_copier_is_caught() -> None:
     assert worst.rate is not None
     assert worst.control is not None
     assert worst.rate.low > worst.control.high + 0.2
-    assert worst.found > 0.8
+    assert worst.sure_risk > 0.8
     for ways in found.columns.values():
         nearest = ways["nearest"]
-        assert nearest.guesses.found > 0
+        assert nearest.guesses.sure_risk > 0
         assert nearest.gain is not None
         assert nearest.gain.low > 0, "real rows of others do not tell as much"
 
@@ -30,7 +30,7 @@ def test_fresh_rows_are_not_accused() -> None:
     for seed in range(20):
         found = attributes(*fresh(300, 200, seed), seed=seed)
         secret, way = found.worst
-        accused += found.columns[secret][way].guesses.found > 0
+        accused += found.columns[secret][way].guesses.sure_risk > 0
     assert accused <= 2
 
 
@@ -55,7 +55,7 @@ def test_knowledge_of_the_population_is_no_leak() -> None:
             guesses = each.guesses
             assert guesses.rate is not None
             assert guesses.baseline is not None
-            assert guesses.found <= 0
+            assert guesses.sure_risk <= 0
             assert each.gain is not None
             assert each.gain.low <= 0 <= each.gain.high
             better = guesses.rate.low > guesses.baseline

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genesis.evaluation.guesses import Guesses, difference_interval, drawn, only, risk_interval
+from genesis.evaluation.guesses import Guesses, difference_interval, drawn, risk_interval
 from genesis.evaluation.intervals import proportion_interval
 from genesis.evaluation.rows import align
 from tests.dirty import dirty_table
@@ -70,7 +70,7 @@ def test_intervals_cover(p: float, q: float) -> None:
 
 def test_columns_and_rows_are_chosen() -> None:
     rows = align({"real": dirty_table(50)}).rows["real"]
-    some = only(rows, ("sex", "visits"))
+    some = rows.only(["sex", "visits"])
     assert some.columns.names == ("visits", "sex")
     assert some.columns.sizes == (rows.columns.sizes[rows.columns.discrete.index("sex")],)
     assert (some.numeric[:, 0] == rows.numeric[:, rows.columns.numeric.index("visits")]).all()

@@ -13,7 +13,7 @@ def test_a_copier_is_caught() -> None:
     assert found.control is not None
     assert found.rate.value == 1, "a member's halves meet at its copy"
     assert found.rate.low > found.control.high + 0.5
-    assert found.found > 0.9
+    assert found.sure_risk > 0.9
 
 
 def test_false_links_are_the_baseline() -> None:
@@ -25,7 +25,7 @@ def test_false_links_are_the_baseline() -> None:
 
 def test_fresh_rows_are_not_accused() -> None:
     accused = [
-        linkability(*fresh(300, 200, seed), seed=seed).guesses.found > 0 for seed in range(100)
+        linkability(*fresh(300, 200, seed), seed=seed).guesses.sure_risk > 0 for seed in range(100)
     ]
     assert sum(accused) <= 5
 

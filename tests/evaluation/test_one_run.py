@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from genesis import DataError, PlanError
 from genesis.evaluation.one_run import (
     audit_one_run,
+    epsilon_of_guesses,
     epsilon_one_run,
-    one_run_epsilon,
-    one_run_p_value,
+    p_value_of_guesses,
 )
 from tests.dirty import dirty_table
 
@@ -31,7 +31,7 @@ audits = st.integers(1, 120).flatmap(lambda r: st.tuples(st.just(r), st.integers
 def test_without_delta_it_is_the_binomial_tail(audit: tuple[int, int], epsilon: float) -> None:
     r, v = audit
     exact = tail(r, v, math.exp(epsilon) / (1 + math.exp(epsilon)))
-    assert one_run_p_value(1000, r, v, epsilon, 0.0) == pytest.approx(exact, rel=1e-9, abs=1e-12)
+    assert p_value_of_guesses(1000, r, v, epsilon, 0.0) == pytest.approx(exact, rel=1e-9, abs=1e-12)
 
 
 @given(audits, st.floats(0, 4), st.sampled_from([1e-7, 1e-5, 1e-3]))
@@ -42,7 +42,9 @@ def test_delta_adds_what_the_theorem_says(
     q = math.exp(epsilon) / (1 + math.exp(epsilon))
     most = max((tail(r, v - i, q) - tail(r, v, q)) / i for i in range(1, v + 1)) if v else 0
     exact = min(1.0, tail(r, v, q) + 2 * 500 * delta * most)
-    assert one_run_p_value(500, r, v, epsilon, delta) == pytest.approx(exact, rel=1e-9, abs=1e-12)
+    assert p_value_of_guesses(500, r, v, epsilon, delta) == pytest.approx(
+        exact, rel=1e-9, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,7 @@ def test_delta_adds_what_the_theorem_says(
 def test_known_p_values(
     m: int, r: int, v: int, epsilon: float, delta: float, p_value: float
 ) -> None:
-    assert one_run_p_value(m, r, v, epsilon, delta) == pytest.approx(p_value, rel=1e-5)
+    assert p_value_of_guesses(m, r, v, epsilon, delta) == pytest.approx(p_value, rel=1e-5)
 
 
 @settings(max_examples=40)
@@ -66,17 +68,19 @@ def test_the_bound_is_where_refutation_ends(
 ) -> None:
     """Every smaller ε is refuted, and none just above."""
     r, v = audit
-    bound = one_run_epsilon(1000, r, v, delta, level)
+    bound = epsilon_of_guesses(1000, r, v, delta, level)
     for share in (0.0, 0.3, 0.7, 0.999):
         if bound > 0:
-            assert one_run_p_value(1000, r, v, share * bound, delta) < 1 - level
-    assert one_run_p_value(1000, r, v, bound + 1e-5, delta) >= 1 - level
+            assert p_value_of_guesses(1000, r, v, share * bound, delta) < 1 - level
+    assert p_value_of_guesses(1000, r, v, bound + 1e-5, delta) >= 1 - level
 
 
 def test_an_exact_bound() -> None:
     """Of r right guesses out of r, e^ε / (1 + e^ε) = 0.05^(1 / r)."""
     q = 0.05 ** (1 / 50)
-    assert one_run_epsilon(500, 50, 50, 0.0, 0.95) == pytest.approx(math.log(q / (1 - q)), abs=1e-5)
+    assert epsilon_of_guesses(500, 50, 50, 0.0, 0.95) == pytest.approx(
+        math.log(q / (1 - q)), abs=1e-5
+    )
 
 
 def test_null_data_claim_nothing() -> None:

@@ -17,14 +17,14 @@ def test_a_copier_is_caught(control: int) -> None:
         assert guesses.control is not None
         assert guesses.rate.value == 1, "each predicate holds for just the row that was copied"
         assert guesses.rate.low > guesses.control.high + 0.3
-        assert guesses.found > 0.9
+        assert guesses.sure_risk > 0.9
 
 
 @pytest.mark.parametrize("control", [300, 100, 500])
 def test_fresh_rows_are_not_accused(control: int) -> None:
     found = [singling_out(*fresh(300, control, seed), seed=seed) for seed in range(40)]
-    assert sum(each.univariate.found > 0 for each in found) <= 2
-    assert sum(each.multivariate.found > 0 for each in found) <= 2
+    assert sum(each.univariate.sure_risk > 0 for each in found) <= 2
+    assert sum(each.multivariate.sure_risk > 0 for each in found) <= 2
 
 
 @pytest.mark.parametrize("name", AWKWARD)

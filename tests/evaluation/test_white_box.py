@@ -122,6 +122,27 @@ def test_strangers_are_not_members(overfitted):
     assert remembered == pytest.approx([0.5] * len(remembered), abs=0.07)
 
 
+def test_a_reference_leaves_all_non_members_to_attack(quick):
+    members, others = sides(m=3 * N)
+    others, known = others[:N], others[N:]
+    found = attack(quick, members, others, reference=known)
+    assert (found.members, found.non_members, found.reference) == (N, N, 2 * N)
+    mixed = known.sample(frac=1, random_state=1).iloc[:, ::-1]
+    assert attack(quick, members, others, reference=mixed) == found
+    with pytest.raises(DataError, match="reference rows overlap the non-members"):
+        attack(quick, members, others, reference=others)
+    with pytest.raises(SchemaError, match="the model was fitted on another table"):
+        attack(quick, members, others, reference=known.rename(columns={"number 1": "income"}))
+
+
+@pytest.mark.parametrize("method", ["ctgan", "tvae"])
+def test_a_reference_of_one_row(method):
+    members, others = sides()
+    model = Synthesizer(method, QUICK if method == "ctgan" else QUICK_TVAE, seed=0, device="cpu")
+    found = attack(model.fit(members), members, others[1:], reference=others[:1])
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
 def test_order_does_not_matter(quick):
     members, others = sides()
     found = attack(quick, members, others)

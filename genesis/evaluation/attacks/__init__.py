@@ -8,7 +8,7 @@ near whom) is found once.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, ClassVar, Protocol
@@ -100,7 +100,6 @@ class View:
         synthetic: Rows of the generator under attack, at least one.
         reference: Rows of the same population that are not among the targets, at least one.
         targets: The rows in question.
-        space: Where distances are taken; that of the reference if None.
         seed: Decides whatever an attack draws.
         device: Where tensors live.
     """
@@ -108,22 +107,13 @@ class View:
     synthetic: Rows
     reference: Rows
     targets: Rows
-    space: Space | None = None
     seed: int = 0
     device: str | torch.device = "cpu"
     _background: _Background | None = field(default=None, repr=False)
 
     def of(self, synthetic: Rows) -> View:
         """The same attacker before other synthetic rows; what is known already stays known."""
-        return View(
-            synthetic,
-            self.reference,
-            self.targets,
-            self.space,
-            self.seed,
-            self.device,
-            self.background,
-        )
+        return replace(self, synthetic=synthetic, _background=self.background)
 
     @cached_property
     def background(self) -> _Background:
@@ -132,7 +122,7 @@ class View:
             return self._background
         from genesis.evaluation.space import Space
 
-        space = self.space or Space.fit(self.reference)
+        space = Space.fit(self.reference)
         return _Background(self.reference, self.targets, space, self.device)
 
     @property

@@ -49,8 +49,8 @@ READING: dict[str, tuple[Term, ...]] = {
         ),
         Term(
             "Real holdout",
-            "Real rows that the generator never saw, in the place of the synthetic ones. This is "
-            "about the best that any synthetic table can do.",
+            "Other real rows in the place of the synthetic ones. This is about the best that any "
+            "synthetic table can do.",
             "If the holdout comes from another time or place than the training rows, this best is "
             "lower than it should be.",
         ),
@@ -159,8 +159,8 @@ READING: dict[str, tuple[Term, ...]] = {
         ),
         Term(
             "Exact and near copies, new rows",
-            "Synthetic rows that equal a training row, or lie closer to one than nearly all "
-            "holdout rows do; and the share that equals none.",
+            "Synthetic rows that equal a training row; that lie closer to one than 95 % of the "
+            "training rows lie to another; and that match none, numbers within 1 %.",
             "Few columns with few values repeat by chance: look at the holdout's share.",
         ),
     ),
@@ -178,7 +178,7 @@ READING: dict[str, tuple[Term, ...]] = {
             "Harmless controls",
             "The same attacks on tables that know nothing of the members. An alarm there means "
             "that members and non-members differ by themselves, and no result counts.",
-            "At 95 % one harmless control in twenty raises an alarm by chance.",
+            "In at most one audit in twenty there is a false alarm by chance.",
         ),
     ),
     "white_box": (

@@ -107,7 +107,7 @@ AUDIT = (
         "attributes",
         "Guessing a secret",
         "Can a secret column be guessed better for people who were trained on?",
-        "No secret column was named.",
+        "Attribute inference was not measured.",
         privacy.risk("attributes"),
         "risk",
     ),
@@ -137,5 +137,4 @@ AUDIT = (
     DETECTION,
     SIMILARITY,
     COLUMNS,
-    TRAINING,
 )
