@@ -21,7 +21,7 @@ What they are made of:
     space, neighbours     where rows have distances, and who lies near whom
     features              rows as scikit-learn wants them, and its models
     intervals, guesses    areas, shares and risks with what is known of them
-    training              the method under audit, for shadows and canaries
+    training, steps       the method under audit, for shadows and canaries; how far work has come
     pictures, report/     what plots draw; the page
 """
 

@@ -13,7 +13,6 @@ from genesis.errors import PlanError
 from genesis.evaluation import pictures
 from genesis.evaluation.attributes import attributes, check_secrets
 from genesis.evaluation.detection import detect
-from genesis.evaluation.evaluate import Counter, Steps, described
 from genesis.evaluation.linkability import linkability
 from genesis.evaluation.membership import membership
 from genesis.evaluation.one_run import audit_one_run, check_canaries
@@ -22,6 +21,7 @@ from genesis.evaluation.rows import Aligned, align
 from genesis.evaluation.shadow import check_shadows, shadow
 from genesis.evaluation.similarity import similarity
 from genesis.evaluation.singling_out import singling_out
+from genesis.evaluation.steps import Counter, Steps
 from genesis.evaluation.training import Train, training_like
 from genesis.evaluation.verdict import verdict
 from genesis.evaluation.white_box import check_model, white_box
@@ -179,7 +179,7 @@ def audit(
             device=place,
         )
 
-    scores = {"kind": "audit", "tables": described(aligned)} | attacked.to_dict()
+    scores = {"kind": "audit", "tables": aligned.sizes()} | attacked.to_dict()
     parts = {
         "white_box": inside,
         "shadow": shaded,

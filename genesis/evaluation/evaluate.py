@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from genesis.evaluation.membership import (
 from genesis.evaluation.report import Report
 from genesis.evaluation.rows import Aligned, Rows, align
 from genesis.evaluation.similarity import similarity
+from genesis.evaluation.steps import Counter, Steps
 from genesis.evaluation.utility import check_target, headline, utility
 from genesis.evaluation.verdict import verdict
 from genesis.seeding import check_seed
@@ -33,10 +34,7 @@ if TYPE_CHECKING:
 
     from genesis.schema import Schema
 
-__all__ = ["Counter", "Steps", "check_tables", "described", "evaluate"]
-
-Steps = Callable[[int, int, str], None]
-"""Called before every step with the steps done, their number in all, and what comes next."""
+__all__ = ["check_tables", "evaluate"]
 
 TEST_SHARE = 0.25
 """Share of the real rows that stand in for a holdout where there is none."""
@@ -116,7 +114,7 @@ def evaluate(
 
     scores = {
         "kind": "evaluation",
-        "tables": described(aligned),
+        "tables": aligned.sizes(),
         "fidelity": shapes.to_dict(),
         "detection": found.to_dict(),
         "utility": None if useful is None else _with_test(useful.to_dict(), "holdout" in rows),
@@ -132,31 +130,6 @@ def evaluate(
         "losses": [dict(each) for each in losses],
     }
     return Report(scores, drawn)
-
-
-def described(aligned: Aligned) -> dict[str, dict[str, int]]:
-    """Rows and columns of every table."""
-    return {
-        name: {"rows": len(frame), "columns": frame.shape[1]}
-        for name, frame in aligned.frames.items()
-    }
-
-
-class Counter:
-    """Counts steps as they begin.
-
-    Args:
-        total: Number of steps.
-        progress: Told of each of them.
-    """
-
-    def __init__(self, total: int, progress: Steps | None) -> None:
-        self.done, self.total, self.progress = 0, total, progress
-
-    def __call__(self, step: str) -> None:
-        if self.progress is not None:
-            self.progress(self.done, self.total, step)
-        self.done += 1
 
 
 def check_tables(

@@ -24,13 +24,14 @@ CATEGORIES = 20
 """Bars of a discrete column; the rest share one."""
 
 SMALL_CELL = 5
-"""Categories of fewer real rows have no bar of their own: a report is shown around."""
+"""Categories of fewer real rows have no bar of their own, and no bar ends where fewer rows lie
+beyond: a report is shown around."""
 
 LARGEST = 2.0**1022
 """Beyond its negative and itself there are no edges."""
 
 TAIL = 0.001
-"""Share of the real rows that may lie beyond the first bar, and beyond the last."""
+"""Share of the rows that lie beyond the first bar, and beyond the last; `SMALL_CELL` at least."""
 
 
 def distributions(aligned: Aligned) -> dict[str, dict[str, Any]]:
@@ -79,11 +80,10 @@ def _edges(
     real: npt.NDArray[np.float64], synthetic: npt.NDArray[np.float64], *, whole: bool
 ) -> npt.NDArray[np.float64]:
     """Edges of bars that hold nearly all numbers of both tables."""
-    shares = [TAIL, 1 - TAIL]
-    ends = [4 * np.quantile(each / 4, shares) for each in (real, synthetic) if len(each)]
+    ends = [_ends(each) for each in (real, synthetic) if len(each)]
     # The range of the largest numbers is none.
-    low = max(min((float(end[0]) for end in ends), default=0.0), -LARGEST)
-    high = min(max((float(end[1]) for end in ends), default=1.0), LARGEST)
+    low = max(min((end[0] for end in ends), default=0.0), -LARGEST)
+    high = min(max((end[1] for end in ends), default=1.0), LARGEST)
     if low == high:
         return np.array([low - 0.5, high + 0.5])
     if not whole:
@@ -93,6 +93,14 @@ def _edges(
     width = np.ceil((high - low + 1) / BINS)
     bars = np.ceil((high - low + 1) / width)
     return np.asarray(low - 0.5 + width * np.arange(bars + 1))
+
+
+def _ends(numbers: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Where all but a few numbers lie: neither the smallest nor the largest of real rows shows."""
+    beyond = max(int(TAIL * len(numbers)), SMALL_CELL - 1)
+    beyond = min(beyond, (len(numbers) - 1) // 2)  # of a handful, the middle
+    ordered = np.sort(numbers)
+    return float(ordered[beyond]), float(ordered[-1 - beyond])
 
 
 def _discrete(tables: Mapping[str, Rows], place: int) -> dict[str, Any]:

@@ -129,6 +129,13 @@ class Aligned:
     frames: dict[str, pd.DataFrame]
     rows: dict[str, Rows]
 
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Numbers of rows and columns of every table."""
+        return {
+            name: {"rows": len(frame), "columns": frame.shape[1]}
+            for name, frame in self.frames.items()
+        }
+
 
 def align(
     tables: Mapping[str, pd.DataFrame | None],
