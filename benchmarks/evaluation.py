@@ -4,10 +4,14 @@
     python -m benchmarks.evaluation time adult.csv --target income
     python -m benchmarks.evaluation memory
     python -m benchmarks.evaluation fresh adult.csv
+    python -m benchmarks.evaluation models adult.csv
+    python -m benchmarks.evaluation closeness adult.csv
 
 `controls` evaluates tables that copy, leak, shuffle, or were generated; `time` takes one evaluation
 and one audit of 30,000 rows; `memory` takes the peak of distances of 200,000 x 50; `fresh` counts
-in how many of 20 draws the attacks' intervals cover 0.5 on rows that nobody trained on.
+in how many of 20 draws the attacks' intervals cover 0.5 on rows that nobody trained on; `models`
+attacks overfitted models from inside; `closeness` asks SDMetrics how well protected known tables
+are.
 """
 
 from __future__ import annotations
@@ -29,8 +33,13 @@ from genesis.evaluation.detection import detect
 from genesis.evaluation.fidelity import quality
 from genesis.evaluation.membership import membership
 from genesis.evaluation.rows import Aligned, Rows, align
+from genesis.evaluation.shadow import shadow
 from genesis.evaluation.similarity import similarity
+from genesis.evaluation.training import training_like
 from genesis.evaluation.utility import headline
+from genesis.evaluation.white_box import white_box
+
+WHAT = ("controls", "time", "memory", "fresh", "models", "closeness")
 
 
 def shown(**values: object) -> None:
@@ -99,13 +108,14 @@ def seconds(path: Path, target: str) -> None:
     """One evaluation and one audit of 30,000 rows and their steps."""
     table = read_table(path)
     real, held = table.iloc[:30_000], table.iloc[30_000:]
-    made = Synthesizer("tvae", {"epochs": 5}, seed=0).fit(real).generate(30_000)
+    model = Synthesizer("tvae", {"epochs": 5}, seed=0).fit(real)
+    made = model.generate(30_000)
     for name in ("evaluate", "audit"):
         steps = Steps()
         if name == "evaluate":
             report = evaluate(real, made, holdout=held, target=target, progress=steps)
         else:
-            report = audit(real, held, made, progress=steps)
+            report = audit(real, held, made, model=model, progress=steps)
         report.to_html()
         steps(0, 0, "end")
         for step, took in steps.took():
@@ -172,15 +182,88 @@ def fresh(path: Path, members: int, draws: int) -> None:
     shown(draws=draws, members=members, **covered)
 
 
+SMALL = 200
+"""Members of an overfitted model."""
+
+BARE = {"batch_size": 100, "discriminator_dropout": 0.0, "epochs": 600}
+MODELS: dict[str, tuple[str, dict[str, object]]] = {
+    "ctgan, pac 1, 2e-4": ("ctgan", {**BARE, "pac": 1, "learning_rate": 2e-4}),
+    "ctgan, pac 1, 1e-3": ("ctgan", {**BARE, "pac": 1, "learning_rate": 1e-3}),
+    "ctgan, pac 2, 1e-3": ("ctgan", {**BARE, "pac": 2, "learning_rate": 1e-3}),
+    "ctgan, pac 10, 1e-3": ("ctgan", {**BARE, "pac": 10, "learning_rate": 1e-3}),
+    "tvae": ("tvae", {"batch_size": 100, "epochs": 1000}),
+    "ctgan, defaults": ("ctgan", {}),
+    "tvae, defaults": ("tvae", {}),
+}
+"""Name -> method and config."""
+
+
+def inside(path: Path, seeds: int) -> None:
+    """AUCs of white-box attacks on overfitted models, and of shadows."""
+    table = read_table(path)
+    for seed in range(seeds):
+        order = np.random.default_rng(seed).permutation(len(table))
+        members, others = table.iloc[order[:SMALL]], table.iloc[order[SMALL : 4 * SMALL]]
+        for name, (method, config) in MODELS.items():
+            model = Synthesizer(method, config, seed=seed).fit(members)
+            found = white_box(model, members, others, seed=seed).attacks
+            shown(model=name, seed=seed, **{n: f.auc.value for n, f in found.items()})
+        model = Synthesizer("tvae", {"epochs": 500}, seed=seed).fit(members)
+        made = model.generate(2000)
+        shadows = shadow(training_like(model, model.schema, 2000), members, others, made, seed=seed)
+        shown(
+            model="tvae, 500 epochs, 16 shadows",
+            seed=seed,
+            **{n: f.auc.value for n, f in shadows.attacks.items()},
+        )
+
+
+def closeness(path: Path, members: int) -> None:
+    """SDMetrics' DCRBaselineProtection (1 is best) of tables whose leak is known."""
+    from sdmetrics.single_table import DCRBaselineProtection
+
+    table = read_table(path)
+    order = np.random.default_rng(0).permutation(len(table))
+    parts = {"real": order[:members], "holdout": order[members : 3 * members]}
+    rows = align({name: table.iloc[places] for name, places in parts.items()}).rows
+    real, columns = rows["real"], rows["real"].columns
+    kinds = {name: {"sdtype": "numerical"} for name in columns.numeric}
+    kinds |= {name: {"sdtype": "categorical"} for name in columns.discrete}
+    for name, made in {
+        "copy": real,
+        "fresh rows": controls.fresh(rows["holdout"], members, 0),
+        "copies with 5 % noise": controls.noisy_copier(real, members, 0),
+        "re-coded copy": controls.recoded(real, 0),
+        "shuffled columns": controls.shuffled(real, 0),
+    }.items():
+        np.random.seed(0)  # SDMetrics draws from NumPy's global stream
+        score = DCRBaselineProtection.compute(
+            {"table": as_frame(real)},
+            {"table": as_frame(made)},
+            {"tables": {"table": {"columns": kinds}}},
+            table_name="table",
+            num_rows_subsample=1000,
+        )
+        shown(table=name, protection=float(score))
+
+
+def as_frame(rows: Rows) -> pd.DataFrame:
+    """Rows as a table; codes are texts."""
+    numbers = pd.DataFrame(rows.numeric, columns=list(rows.columns.numeric))
+    codes = pd.DataFrame(rows.codes, columns=list(rows.columns.discrete)).astype(str)
+    return pd.concat([numbers, codes], axis=1)
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["controls", "time", "memory", "fresh"])
+    parser.add_argument("what", choices=list(WHAT))
     parser.add_argument("table", type=Path, nargs="?")
     parser.add_argument("--target")
     parser.add_argument("--members", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=300)
     parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=2)
     asked = parser.parse_args()
     if asked.what == "memory":
         process = multiprocessing.get_context("spawn").Process(target=distances)
@@ -188,6 +271,10 @@ def main() -> None:
         process.join()
     elif asked.table is None:
         parser.error("a table is needed")
+    elif asked.what == "models":
+        inside(asked.table, asked.seeds)
+    elif asked.what == "closeness":
+        closeness(asked.table, asked.members)
     elif asked.what == "fresh":
         fresh(asked.table, asked.members, asked.draws)
     elif asked.what == "time":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
@@ -14,11 +14,6 @@ from genesis.progress import ProgressBar
 from . import options
 from .outputs import check_outputs, say, write_report
 from .scores import audit_as_text
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from genesis.evaluation.training import Train
 
 __all__ = ["audit"]
 
@@ -37,7 +32,7 @@ __all__ = ["audit"]
     help="Columns to guess from the others; repeatable. [default: each in turn]",
 )
 @options.whole(
-    "--shadows", default=0, help="Generators to train for the strongest attacks: 4, 6, 8, …"
+    "--shadows", default=0, help="Generators to train, for attacks that learn from them: 4, 6, 8, …"
 )
 @options.whole(
     "--canaries", default=0, help="Rows to plant for a bound on the method's ε: 60 or more."
@@ -107,14 +102,24 @@ def audit(
         if path is not None
     }
     choices = dict(config) | ({} if epochs is None else {"epochs": epochs})
+    train = None
+    if method is not None:
+        from genesis.evaluation.training import training  # here, because it brings torch
+
+        train = training(
+            method,
+            choices,
+            len(tables["synthetic"]),
+            schema=kinds,
+            discrete_columns=discrete,
+            device=device,
+        )
     with ProgressBar("steps", quiet=quiet) as bar:
         found = genesis.audit(
             **tables,
             model=model,
             secrets=options.split_columns(secrets),
-            train=None
-            if method is None
-            else _method(method, choices, kinds, discrete, device, len(tables["synthetic"])),
+            train=train,
             shadows=shadows,
             canaries=canaries,
             schema=kinds,
@@ -138,21 +143,3 @@ def _check_uses(ctx: click.Context, *, trains: bool) -> None:
             raise click.UsageError(f"--{name} needs --{needed}", ctx)
         if not trains:
             raise click.UsageError(f"--{name} needs --shadows or --canaries", ctx)
-
-
-def _method(
-    method: str,
-    config: dict[str, Any],
-    schema: genesis.Schema | None,
-    discrete: list[str],
-    device: str,
-    n: int,
-) -> Train:
-    """The training that shadows and canaries go through, which ends with n synthetic rows."""
-    genesis.Synthesizer(method, config, device=device)  # a wrong choice is told before any attack
-
-    def train(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-        synthesizer = genesis.Synthesizer(method, config, schema=schema, seed=seed, device=device)
-        return synthesizer.fit(rows, discrete).generate(n)
-
-    return train

@@ -72,7 +72,8 @@ def audit(
         secrets: Columns that attackers guess from the others; each in turn if there are none.
         train: The method under audit, for shadows and canaries: (rows, seed) -> synthetic rows, as
             many as were published. That of the model if None.
-        shadows: Generators to train on halves of the rows, for the strongest attacks; 0 for none.
+        shadows: Generators to train on halves of the rows, for attacks that learn from them; 0 for
+            none.
         canaries: Rows to plant in the members, for a lower bound on the ε of the method from one
             more training run; 0 for none.
         schema: Kinds of the columns; what the tables say if None.
