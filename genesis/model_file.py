@@ -33,7 +33,7 @@ class Contents:
     """What a file holds.
 
     Args:
-        kind: What it is: "model" or "checkpoint".
+        kind: What it is: "model", "checkpoint", or a client's "part" of one.
         meta: JSON values.
         tensors: By name, on the CPU.
     """
@@ -50,7 +50,7 @@ class Contents:
         for name in sorted(self.tensors):
             tensor = self.tensors[name]
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 

@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from genesis.encoding.encoder import Encoder
 from genesis.errors import FederationError, SchemaError
-from genesis.federated.clients import Clients
-from genesis.federated.messages import Reply, Request
+from genesis.federated.clients import Clients, read
+from genesis.federated.messages import Reply, Request, check_arrays
 from genesis.schema import Schema
 from genesis.statistics import PooledStatistics
+from genesis.values import Label
 
 __all__ = ["agree_on_schema", "ask_labels", "fit_encoder"]
 
@@ -32,19 +33,30 @@ def agree_on_schema(clients: Clients, discrete_columns: Sequence[str]) -> Schema
     """
     request = Request("describe", meta={"discrete_columns": list(discrete_columns)})
     replies = clients.require(request, "describe its table")
-    found = {reply.client_id: Schema.from_dict(reply.meta["schema"]) for reply in replies}
+    found = {
+        reply.client_id: read(reply, lambda meta: Schema.from_dict(meta["schema"]))
+        for reply in replies
+    }
     return Schema.merge(found).settle()
 
 
-def ask_labels(clients: Clients, schema: Schema) -> list[Mapping[str, Any]]:
+def ask_labels(
+    clients: Clients, schema: Schema, *, missing_ok: bool = False
+) -> list[Mapping[str, Sequence[Label]]]:
     """The labels that occur at each client. It is then held to the schema.
+
+    Args:
+        clients: Whom to ask.
+        schema: What was agreed on.
+        missing_ok: Whether as many as a round needs are enough.
 
     Raises:
         SchemaError: A client's table does not fit the schema.
         FederationError: A client did not answer.
     """
-    request = Request("labels", meta={"schema": schema.to_dict()})
-    return [reply.meta["labels"] for reply in clients.require(request, "fit the schema")]
+    request = Request("labels", meta={"schema": schema.to_dict()}, setup=True)
+    replies = clients.require(request, "fit the schema", missing_ok=missing_ok)
+    return [read(reply, lambda meta: _labels(meta["labels"], schema)) for reply in replies]
 
 
 def fit_encoder(clients: Clients, schema: Schema, max_categories: int) -> Encoder:
@@ -57,7 +69,9 @@ def fit_encoder(clients: Clients, schema: Schema, max_categories: int) -> Encode
     pooled = PooledStatistics(schema, ask_labels(clients, schema))
     while questions := pooled.questions():
         asked = {"questions": [question.to_dict() for question in questions]}
-        replies = clients.require(Request("count", meta=asked), "count its values")
+        total = sum(question.size for question in questions)
+        request = Request("count", meta=asked, expects={"counts": ("int64", total)})
+        replies = clients.require(request, "count its values")
         pooled.take(_sum_answers(replies, [question.size for question in questions]))
     if pooled.rows < 2:
         raise SchemaError(
@@ -66,15 +80,30 @@ def fit_encoder(clients: Clients, schema: Schema, max_categories: int) -> Encode
     return Encoder.fit(pooled, max_categories=max_categories)
 
 
+def _labels(found: Mapping[str, Any], schema: Schema) -> dict[str, Sequence[Label]]:
+    """Labels of known columns, each of a type that a label can have.
+
+    Raises:
+        ValueError: They are something else.
+    """
+    for name, known in found.items():
+        if name not in schema.names or not isinstance(known, list):
+            raise ValueError("labels of no column")
+        if not all(isinstance(label, str | int | float) and label == label for label in known):
+            raise ValueError("labels of no known type")
+    return dict(found)
+
+
 def _sum_answers(replies: Sequence[Reply], sizes: Sequence[int]) -> list[npt.NDArray[np.int64]]:
     """The sums over the clients of their counts, one array a question."""
     total = np.zeros(sum(sizes), dtype=np.int64)
     for reply in replies:
+        check_arrays(reply.arrays, {"counts": ("int64", len(total))})
         counts = reply.arrays["counts"]
-        if counts.shape != total.shape or counts.dtype != np.int64 or (counts < 0).any():
+        # No table has 2**53 rows, and sums of less do not overflow.
+        if (counts < 0).any() or (counts >= 2**53).any():
             raise FederationError(
-                f"client '{reply.client_id}' answered with counts of the wrong shape",
-                got=f"{counts.dtype} {counts.shape}",
+                f"client '{reply.client_id}' answered with counts that no table has",
                 do="give server and clients the same version",
             )
         total += counts

@@ -17,6 +17,7 @@ from genesis.encoding.encoder import Encoder
 from genesis.errors import ModelFileError, PlanError
 from genesis.federated.aggregation import State
 from genesis.federated.callbacks import RoundReport
+from genesis.federated.parts import folder_of_round
 from genesis.federated.plan import Plan
 from genesis.model_file import Contents, read_file, write_file
 
@@ -36,6 +37,7 @@ class Checkpoint:
         state: Global parameters, and what the aggregation rule remembers.
         reports: Of the rounds played.
         numbers: Client id -> its number in the run.
+        rows: Client id -> its number of rows.
         last_cohort: Clients that finished the last round.
         used: Clients whose last update was used.
         directory: Where the clients' parts are, once read.
@@ -46,14 +48,10 @@ class Checkpoint:
     state: State
     reports: tuple[RoundReport, ...]
     numbers: Mapping[str, int]
+    rows: Mapping[str, int]
     last_cohort: frozenset[str]
     used: frozenset[str]
     directory: Path | None = None
-
-    @staticmethod
-    def folder(directory: Path, rounds: int) -> Path:
-        """Where clients keep their parts after so many rounds."""
-        return directory / f"round-{rounds:05d}"
 
     def write(self, directory: Path) -> None:
         """Replace the checkpoint in directory; the clients' parts are there already."""
@@ -63,11 +61,12 @@ class Checkpoint:
             "encoder": self.encoder.to_dict(),
             "reports": [dataclasses.asdict(report) for report in self.reports],
             "numbers": dict(self.numbers),
+            "rows": dict(self.rows),
             "last_cohort": sorted(self.last_cohort),
             "used": sorted(self.used),
         }
         write_file(directory / FILE, Contents("checkpoint", meta, self.state.to_tensors()))
-        kept = self.folder(directory, len(self.reports))
+        kept = folder_of_round(directory, len(self.reports))
         for old in directory.glob("round-[0-9][0-9][0-9][0-9][0-9]"):
             if old != kept:
                 shutil.rmtree(old, ignore_errors=True)
@@ -91,9 +90,10 @@ class Checkpoint:
                 state=State.from_tensors(contents.tensors),
                 reports=reports,
                 numbers={str(name): int(number) for name, number in meta["numbers"].items()},
+                rows={str(name): int(rows) for name, rows in meta["rows"].items()},
                 last_cohort=frozenset(meta["last_cohort"]),
                 used=frozenset(meta["used"]),
-                directory=cls.folder(directory, len(reports)),
+                directory=folder_of_round(directory, len(reports)),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelFileError(f"{directory} holds a damaged checkpoint") from error

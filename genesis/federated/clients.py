@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from genesis.errors import FederationError, GenesisError
 from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
 from genesis.federated.transport import Transport
 
-__all__ = ["Clients"]
+__all__ = ["Clients", "read", "whole"]
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,12 @@ class Clients:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    @property
+    def present(self) -> list[str]:
+        """Those who would hear a request now, in order."""
+        there = {info.client_id for info in self.transport.clients() if info.present}
+        return [name for name in self.names if name in there]
+
     def numbered(self, before: Mapping[str, int]) -> Clients:
         """The same clients with the numbers that they had before.
 
@@ -75,13 +84,16 @@ class Clients:
         """The replies of some clients, or of all, to the same request."""
         return self.exchange(dict.fromkeys(self.names if names is None else names, request))
 
-    def require(self, request: Request, what: str, *, numbered: bool = False) -> list[Reply]:
+    def require(
+        self, request: Request, what: str, *, numbered: bool = False, missing_ok: bool = False
+    ) -> list[Reply]:
         """The replies of all clients, none of which may fail.
 
         Args:
             request: What they are asked for.
             what: The same in words, for "did not …".
             numbered: Tell each its number.
+            missing_ok: Whether as many as a round needs are enough.
 
         Raises:
             GenesisError: What a client failed with, or FederationError if some did not answer.
@@ -101,7 +113,9 @@ class Clients:
                 text = reply.error if named in reply.error else f"{named}: {reply.error}"
                 raise cls(text)
         missing = sorted(set(self.numbers) - {reply.client_id for reply in replies})
-        if missing:
+        if missing_ok:
+            self.enough([reply.client_id for reply in replies], f"did {what}")
+        elif missing:
             raise FederationError(
                 f"client '{missing[0]}' did not {what}",
                 got=f"{len(missing)} of {len(self)} clients without an answer",
@@ -122,6 +136,34 @@ class Clients:
             + (f" ({reasons})" if reasons else ""),
             do="add clients or lower min_clients",
         )
+
+
+def read(reply: Reply, reader: Callable[[Mapping[str, Any]], Answer]) -> Answer:
+    """What a reader makes of a reply, which comes from somebody else and may be anything.
+
+    Raises:
+        FederationError: It is not what was asked for.
+    """
+    try:
+        return reader(reply.meta)
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, GenesisError):
+            raise
+        raise FederationError(
+            f"client '{reply.client_id}' answered something else than it was asked",
+            do="give server and clients the same version",
+        ) from error
+
+
+def whole(value: object) -> int:
+    """A number of rows that somebody claims to have.
+
+    Raises:
+        ValueError: It is no whole number, or negative.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+        raise ValueError("not a number of rows")
+    return value
 
 
 def _subclasses(cls: type[GenesisError]) -> Iterator[type[GenesisError]]:

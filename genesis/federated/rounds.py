@@ -26,11 +26,12 @@ from genesis.federated.aggregation import State, aggregate
 from genesis.federated.agreement import agree_on_schema, ask_labels, fit_encoder
 from genesis.federated.callbacks import Callback, RoundReport
 from genesis.federated.checkpoint import Checkpoint
-from genesis.federated.clients import Clients
+from genesis.federated.clients import Clients, read, whole
 from genesis.federated.messages import Reply, Request, Update
+from genesis.federated.parts import folder_of_round
 from genesis.federated.plan import Plan
 from genesis.federated.transport import Transport
-from genesis.federated.updates import mean_metrics, part_of, read_updates
+from genesis.federated.updates import expected, mean_metrics, part_of, read_updates
 from genesis.models import create_model
 from genesis.models.parameters import ParameterLayout
 from genesis.schema import Schema
@@ -62,6 +63,7 @@ class Federation:
     reports: list[RoundReport] = field(default_factory=list, init=False)
     seconds: dict[str, float] = field(default_factory=dict, init=False)
     rows: dict[str, int] = field(default_factory=dict, init=False)
+    phase: str = field(default="waiting", init=False)
     _clients: Clients | None = field(default=None, init=False)
     _last_cohort: frozenset[str] = field(default=frozenset(), init=False)
     _used: frozenset[str] = field(default=frozenset(), init=False)
@@ -70,6 +72,8 @@ class Federation:
 
     def run(self, resume_from: str | Path | None = None) -> None:
         """The whole run; afterwards `encoder`, `state` and `reports` hold what came of it.
+
+        `phase` says how far it is: waiting, agreeing, training, finishing, complete.
 
         Args:
             resume_from: Directory of a checkpoint to continue from.
@@ -81,15 +85,18 @@ class Federation:
         """
         checkpoint = Checkpoint.read(resume_from, self.plan) if resume_from else None
         self._clients = Clients.join(self.transport, self.plan)
+        self.phase = "agreeing"
         with self._timed("encoder"):
             if checkpoint is None:
                 self.encoder = fit_encoder(self.clients, self._agree(), self.plan.max_categories)
             else:
                 self._clients = self.clients.numbered(checkpoint.numbers)
-                ask_labels(self.clients, checkpoint.encoder.schema)
+                self.rows = dict(checkpoint.rows)
+                ask_labels(self.clients, checkpoint.encoder.schema, missing_ok=True)
                 self.encoder = checkpoint.encoder
-            self._prepare()
+            self._prepare(missing_ok=checkpoint is not None)
         self._begin(checkpoint)
+        self.phase = "training"
         try:
             for callback in self.callbacks:
                 callback.on_run_start(self)
@@ -105,8 +112,10 @@ class Federation:
             # Before the clients' parameters become the final ones: a callback may save them.
             for callback in self.callbacks:
                 callback.on_run_end(self, self.reports)
+        self.phase = "finishing"
         self._average_rest()
         self._finish()
+        self.phase = "complete"
 
     # --- for callbacks ---
 
@@ -124,24 +133,42 @@ class Federation:
         """End the run after this round."""
         self._stop = reason
 
-    def save_checkpoint(self, directory: str | Path) -> None:
+    def save_checkpoint(self, directory: str | Path, *, strict: bool = True) -> None:
         """Keep everything that the next round depends on, the clients' part included.
+
+        Args:
+            directory: Where to.
+            strict: Whether every client must keep its part. One that did not can go on too, as if
+                it had joined late.
 
         Raises:
             FederationError: A client could not keep its part.
+            DataError: The disk refuses.
         """
         assert self.encoder is not None
         assert self.state is not None
         directory = Path(directory)
-        folder = Checkpoint.folder(directory, len(self.reports))
-        request = Request("checkpoint", meta={"directory": str(folder)})
-        self.clients.require(request, "keep its checkpoint", numbered=True)
+        rounds = len(self.reports)
+        request = Request(
+            "checkpoint",
+            meta={"rounds": rounds},
+            local={"directory": folder_of_round(directory, rounds)},
+        )
+        if strict:
+            self.clients.require(request, "keep its checkpoint")
+        else:
+            busy = self.reports[-1].dropped if self.reports else ()
+            idle = [client for client in self.clients.names if client not in busy]
+            for reply in self.clients.ask(request, idle):
+                if reply.error:
+                    log.warning("client '%s' kept no checkpoint: %s", reply.client_id, reply.error)
         Checkpoint(
             plan=self.plan,
             encoder=self.encoder,
             state=self.state,
             reports=tuple(self.reports),
             numbers=dict(self.clients.numbers),
+            rows=dict(self.rows),
             last_cohort=self._last_cohort,
             used=self._used,
         ).write(directory)
@@ -154,7 +181,7 @@ class Federation:
             return self.schema.discretise(self.plan.discrete_columns).settle()
         return agree_on_schema(self.clients, self.plan.discrete_columns)
 
-    def _prepare(self) -> None:
+    def _prepare(self, *, missing_ok: bool = False) -> None:
         """Every client encodes its rows and builds the model."""
         assert self.encoder is not None
         model = create_model(
@@ -174,11 +201,13 @@ class Federation:
             "seed": self.seed,
             "measures": list(rule.measures),
         }
-        request = Request("prepare", meta=meta)
-        replies = self.clients.require(request, "encode its rows", numbered=True)
-        self.rows = {reply.client_id: int(reply.meta["rows"]) for reply in replies}
+        request = Request("prepare", meta=meta, setup=True)
+        replies = self.clients.require(
+            request, "encode its rows", numbered=True, missing_ok=missing_ok
+        )
         for reply in replies:
-            if reply.meta["parameters"] != model.parameters.digest:
+            self.rows[reply.client_id] = read(reply, lambda meta: whole(meta["rows"]))
+            if reply.meta.get("parameters") != model.parameters.digest:
                 raise FederationError(
                     f"client '{reply.client_id}' builds another model from the same plan",
                     do="give server and clients the same version",
@@ -191,8 +220,8 @@ class Federation:
         self.state = checkpoint.state
         self.reports = list(checkpoint.reports)
         self._last_cohort, self._used = checkpoint.last_cohort, checkpoint.used
-        request = Request("restore", meta={"directory": str(checkpoint.directory)})
-        self.clients.require(request, "restore its checkpoint", numbered=True)
+        request = Request("restore", local={"directory": checkpoint.directory})
+        self.clients.require(request, "restore its checkpoint", missing_ok=True)
 
     # --- the rounds ---
 
@@ -238,7 +267,7 @@ class Federation:
             vector=self.state.vector.cpu().numpy(),
             layout=self._layout,
             parts=parts,
-            copies=2 if self.plan.aggregator().control_variates else 1,
+            copies=self._copies,
             rows=self.rows,
         )
 
@@ -262,7 +291,10 @@ class Federation:
             "max_grad_norm": self.plan.max_grad_norm,
             "clip_per_layer": self.plan.clip_per_layer,
         }
-        replies = self.clients.ask(Request("collect", meta=meta), sorted(self._last_cohort))
+        assert self._layout is not None
+        expects = expected(self._layout, rest, self._copies)
+        request = Request("collect", meta=meta, expects=expects)
+        replies = self.clients.ask(request, sorted(self._last_cohort))
         failed = {reply.client_id: reply.error for reply in replies if reply.error}
         updates = self._updates(replies, rest, failed)
         survivors = [update.client_id for update in updates]
@@ -270,11 +302,12 @@ class Federation:
         self._step(updates)
 
     def _cohort(self, round: int) -> list[str]:
-        """The clients of a round: all of them, or a random share."""
-        clients = self.clients.names
-        size = max(math.ceil(self.plan.client_fraction * len(clients)), self.plan.min_clients)
+        """The clients of a round: all of them, or a random share of those who are there."""
+        clients = self.clients.present
+        size = max(math.ceil(self.plan.client_fraction * len(self.clients)), self.plan.min_clients)
         if size >= len(clients):
-            return clients
+            # Those who are away are asked too where everybody counts: they may be on their way.
+            return clients if size < len(self.clients) else self.clients.names
         rng = generator(self.seed, Stream.COHORT, round)
         return sorted(rng.choice(clients, size=size, replace=False).tolist())
 
@@ -287,24 +320,29 @@ class Federation:
         vector = self.state.vector.cpu().numpy()
         meta = {
             "epochs": self.plan.epochs_per_round,
-            "first_epoch": round * self.plan.epochs_per_round,
             "learning_rate_scale": self.plan.learning_rate_scale(round),
             "send": None if send is None else list(send),
             "max_grad_norm": self.plan.max_grad_norm,
             "clip_per_layer": self.plan.clip_per_layer,
             **rule.local_options,
         }
+        expects = expected(self._layout, send, self._copies)
+        # One array, and one request, for all who are sent the same: a vector may be large.
+        arrays: dict[tuple[str, ...] | None, dict[str, npt.NDArray[Any]]] = {}
+        same: dict[tuple[Any, bool], Request] = {}
         requests = {}
         for client in cohort:
-            receive = self._lacks(round, client)
-            arrays: dict[str, npt.NDArray[Any]] = {}
-            if receive != ():
-                arrays["vector"] = part_of(vector, self._layout, receive)
-            if rule.control_variates:
-                arrays["control"] = self.state.slots["control"].cpu().numpy()
-            kept = None if receive is None else list(receive)
-            told = {**meta, "receive": kept, "used": client in self._used}
-            requests[client] = Request("train", round, told, arrays)
+            receive, used = self._lacks(round, client), client in self._used
+            if receive not in arrays:
+                arrays[receive] = {}
+                if receive != ():
+                    arrays[receive]["vector"] = part_of(vector, self._layout, receive)
+                if rule.control_variates:
+                    arrays[receive]["control"] = self.state.slots["control"].cpu().numpy()
+            if (receive, used) not in same:
+                told = {**meta, "receive": None if receive is None else list(receive), "used": used}
+                same[receive, used] = Request("train", round, told, arrays[receive], expects)
+            requests[client] = same[receive, used]
         return requests
 
     def _lacks(self, round: int, client: str) -> tuple[str, ...] | None:
@@ -319,9 +357,13 @@ class Federation:
         """Every client receives the final parameters."""
         assert self.state is not None
         arrays = {"vector": self.state.vector.cpu().numpy()}
-        for reply in self.clients.ask(Request("finish", arrays=arrays)):
-            if reply.error:
-                log.warning("client '%s' did not take the final model", reply.client_id)
+        took = {
+            reply.client_id
+            for reply in self.clients.ask(Request("finish", arrays=arrays))
+            if not reply.error
+        }
+        for client in sorted(set(self.clients.names) - took):
+            log.warning("client '%s' did not take the final model", client)
 
     # --- what is known once the run has begun ---
 
@@ -330,6 +372,11 @@ class Federation:
         """The clients that joined."""
         assert self._clients is not None
         return self._clients
+
+    @property
+    def _copies(self) -> int:
+        """Vectors in an update: where a rule has control variates, the client's comes too."""
+        return 2 if self.plan.aggregator().control_variates else 1
 
     @property
     def seed(self) -> int:

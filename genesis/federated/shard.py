@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +26,57 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from genesis.codes import Codes
 from genesis.devices import resolve_device
 from genesis.encoding.encoder import Encoder
 from genesis.encoding.numeric import NumericEncoding
-from genesis.errors import FederationError, GenesisError, ModelFileError
+from genesis.errors import FederationError, GenesisError
 from genesis.federated.aggregation.divergence import jensen_shannon, wasserstein
 from genesis.federated.messages import Reply, Request
+from genesis.federated.parts import Parts, read_part, write_part
 from genesis.models import GenerativeModel, LocalTraining, create_model
 from genesis.schema import Schema
 from genesis.seeding import Stream, generator, key
 from genesis.statistics import Question, ShardStatistics
 
-__all__ = ["Shard", "batch_size_for"]
+__all__ = ["LocalChoices", "Shard", "batch_size_for"]
 
 log = logging.getLogger(__name__)
 
 FULL_BATCH = 500  # batch size of a client that holds all rows
 SMALLEST_BATCH = 50  # below, batch normalisation has too few rows to normalise by
+
+
+@dataclass(frozen=True)
+class LocalChoices:
+    """What a client decides by itself, whatever the plan says.
+
+    Args:
+        local_epochs: Epochs in a round.
+        batch_size: Rows of a step.
+        learning_rate: Learning rate.
+        max_grad_norm: Largest L2 norm of its change of the parameters; the smaller of its own and
+            the plan's holds.
+        clip_per_layer: Clip each of the L tensors to max_grad_norm / sqrt(L).
+    """
+
+    local_epochs: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    max_grad_norm: float | None = None
+    clip_per_layer: bool = False
+
+    def applied_to(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The plan's config of the model with these choices."""
+        own = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        return {**config, **{name: value for name, value in own.items() if value is not None}}
+
+    def clipping(self, max_norm: float | None, per_layer: bool) -> tuple[float | None, bool]:
+        """The stricter of the plan's and these."""
+        norms = [norm for norm in (max_norm, self.max_grad_norm) if norm is not None]
+        return min(norms, default=None), per_layer or self.clip_per_layer
 
 
 class Shard:
@@ -58,6 +88,8 @@ class Shard:
         discrete_columns: Columns to take as categories, beside those of the plan.
         schema: The schema that the client insists on, or None to infer it.
         device: Where it trains.
+        choices: What the client decides by itself.
+        parts: Where it keeps its part of checkpoints, unless the server runs in this process.
     """
 
     def __init__(
@@ -68,13 +100,21 @@ class Shard:
         discrete_columns: tuple[str, ...] = (),
         schema: Schema | None = None,
         device: str | torch.device = "auto",
+        choices: LocalChoices | None = None,
+        parts: Parts | None = None,
     ) -> None:
         self.client_id = client_id
         self.encoder: Encoder | None = None
-        self._table = table
+        self._given = table
+        self._table: pd.DataFrame | None = None  # the same as the agreed schema has it
         self._discrete_columns = discrete_columns
         self._own_schema = schema
         self._device = resolve_device(device)
+        self._choices = choices or LocalChoices()
+        self._parts = parts or Parts()
+        self._run = ""  # tells this run from others that were kept in the same folder
+        self._number = 0
+        self._begun = False
         self._statistics: ShardStatistics | None = None
         self._codes: Codes | None = None
         self._model: GenerativeModel | None = None
@@ -117,12 +157,12 @@ class Shard:
 
     def _describe(self, request: Request) -> Reply:
         wanted = [*request.meta["discrete_columns"], *self._discrete_columns]
-        schema = self._own_schema or Schema.infer(self._table, list(dict.fromkeys(wanted)))
-        return Reply(self.client_id, meta={"schema": schema.to_dict(), "rows": len(self._table)})
+        schema = self._own_schema or Schema.infer(self._given, list(dict.fromkeys(wanted)))
+        return Reply(self.client_id, meta={"schema": schema.to_dict(), "rows": len(self._given)})
 
     def _labels(self, request: Request) -> Reply:
         schema = Schema.from_dict(request.meta["schema"])
-        self._table = schema.conform(self._table, f"client '{self.client_id}'")
+        self._table = schema.conform(self._given, f"client '{self.client_id}'")
         self._statistics = ShardStatistics(schema, self._table)
         return Reply(self.client_id, meta={"labels": self._statistics.labels()})
 
@@ -135,22 +175,27 @@ class Shard:
 
     def _prepare(self, request: Request) -> Reply:
         meta = request.meta
+        if self._table is None:
+            raise FederationError("the encoder was sent before the schema was agreed on")
         encoder = Encoder.from_dict(meta["encoder"])
-        self._statistics = None
-        self._seed = key(meta["seed"], Stream.TRAINING, meta["number"])
-        rng = generator(meta["seed"], Stream.ENCODING, meta["number"])
+        config = self._choices.applied_to(meta["config"])
+        self._number = int(meta["number"])
+        self._seed = key(meta["seed"], Stream.TRAINING, self._number)
+        rng = generator(meta["seed"], Stream.ENCODING, self._number)
         self._codes = encoder.encode(self._table, rng)
+        self._statistics = self._table = None  # the codes are all that training needs
         self._model = create_model(
             meta["method"],
             encoder.layout,
-            meta["config"],
+            config,
             device=self._device,
             seed=meta["seed"],
             frequencies=encoder.frequencies,
         )
-        self._batch_size = batch_size_for(
-            self._model, meta["config"], len(self._codes), encoder.rows
-        )
+        self._batch_size = batch_size_for(self._model, config, len(self._codes), encoder.rows)
+        self._run = f"{meta['seed']} {meta['method']} {encoder.digest}"
+        self._known = self._control = self._next_control = None
+        self._begun = False
         if "divergence" in meta["measures"]:
             self._measured = _divergences(encoder, self._codes)
         self.encoder = encoder
@@ -162,6 +207,10 @@ class Shard:
     def _train(self, request: Request) -> Reply:
         model, codes = self._ready()
         meta = request.meta
+        if not self._begun:
+            # A client that was started again, or whose server was, goes on from what it kept.
+            self.restore(self._parts.find(request.round, self._run, self._number) or {})
+        epochs = self._choices.local_epochs or meta["epochs"]
         if self._known is None:
             self._known = model.get_vector()
         if "vector" in request.arrays:
@@ -170,10 +219,10 @@ class Shard:
                 _write_parts(model, vector, received, meta["receive"])
             model.set_vector(start)
         local = LocalTraining(
-            epochs=meta["epochs"],
+            epochs=epochs,
             batch_size=self._batch_size,
             seed=self._seed,
-            first_epoch=meta["first_epoch"],
+            first_epoch=request.round * epochs,
             learning_rate_scale=meta["learning_rate_scale"],
             proximal_mu=meta.get("proximal_mu", 0.0),
             correction=self._correction(request, len(self._known)),
@@ -211,8 +260,9 @@ class Shard:
         known = torch.cat([self._known[place] for place in places])
         sent = torch.cat([trained[place] for place in places])
         norm = float(torch.linalg.vector_norm(sent - known))
-        if meta["max_grad_norm"] is not None:
-            sent = _clip(model, known, sent, places, meta["max_grad_norm"], meta["clip_per_layer"])
+        max_norm, per_layer = self._choices.clipping(meta["max_grad_norm"], meta["clip_per_layer"])
+        if max_norm is not None:
+            sent = _clip(model, known, sent, places, max_norm, per_layer)
         return sent, norm
 
     def _correction(self, request: Request, size: int) -> Tensor | None:
@@ -230,8 +280,8 @@ class Shard:
         self._next_control = None
         return _tensor(request.arrays["control"]) - self._control
 
-    def _checkpoint(self, request: Request) -> Reply:
-        """Keep what this client remembers: its parameters, optimiser and control variate."""
+    def snapshot(self) -> dict[str, Tensor]:
+        """What this client remembers: its parameters, optimiser and control variate."""
         model, _ = self._ready()
         state = {f"optimiser.{name}": value for name, value in model.optimiser_state().items()}
         state["vector"] = model.get_vector()
@@ -240,24 +290,14 @@ class Shard:
             "control": self._control,
             "next_control": self._next_control,
         }
-        state |= {name: value for name, value in remembered.items() if value is not None}
-        path = self._state_path(request)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in state.items()}, path)
-        return Reply(self.client_id)
+        return state | {name: value for name, value in remembered.items() if value is not None}
 
-    def _restore(self, request: Request) -> Reply:
-        """Continue from `_checkpoint`; a client without one starts anew."""
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from a `snapshot`; from an empty one, as the client begins."""
         model, _ = self._ready()
-        path = self._state_path(request)
-        if not path.exists():
-            return Reply(self.client_id)
-        try:
-            state = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise ModelFileError(
-                "this client's part of the checkpoint cannot be read", do="start anew"
-            ) from error
+        self._begun = True
+        if not state:
+            return
         model.set_vector(state["vector"])
         prefix = "optimiser."
         model.load_optimiser_state(
@@ -265,10 +305,25 @@ class Shard:
         )
         self._known, self._control = state.get("known"), state.get("control")
         self._next_control = state.get("next_control")
+
+    def _checkpoint(self, request: Request) -> Reply:
+        """Keep what this client remembers after so many rounds."""
+        state = self.snapshot()
+        if "directory" in request.local:
+            write_part(Path(request.local["directory"]), self._number, self._run, state)
+        else:
+            self._parts.keep(int(request.meta["rounds"]), self._run, self._number, state)
         return Reply(self.client_id)
 
-    def _state_path(self, request: Request) -> Path:
-        return Path(request.meta["directory"]) / f"client-{int(request.meta['number'])}.safetensors"
+    def _restore(self, request: Request) -> Reply:
+        """Continue from `_checkpoint` in the server's folder; a client without one starts anew.
+
+        A client elsewhere looks for its part by itself, when it begins to train.
+        """
+        if "directory" in request.local:
+            folder = Path(request.local["directory"])
+            self.restore(read_part(folder, self._number, self._run) or {})
+        return Reply(self.client_id)
 
     def _finish(self, request: Request) -> Reply:
         model, _ = self._ready()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from genesis.errors import FederationError
-from genesis.federated.messages import Reply, Update
+from genesis.federated.clients import read
+from genesis.federated.messages import Reply, Update, check_arrays
 from genesis.models.parameters import ParameterLayout
 
-__all__ = ["mean_metrics", "part_of", "read_updates"]
+__all__ = ["expected", "mean_metrics", "part_of", "read_updates"]
 
 Vector = npt.NDArray[np.float32]
 
@@ -47,13 +50,11 @@ def read_updates(
     updates: list[Update] = []
     for reply in replies:
         try:
-            whole = vector
-            if parts != ():
-                whole = _read_vector(reply, vector, _places(layout, parts), parts, copies)
+            whole = _read_vector(reply, vector, layout, parts, copies)
+            metrics = read(reply, lambda meta: _finite(meta["metrics"]))
         except FederationError as error:
             failed[reply.client_id] = str(error)
             continue
-        metrics = {name: float(value) for name, value in reply.meta["metrics"].items()}
         updates.append(Update(reply.client_id, whole, float(rows[reply.client_id]), metrics))
     return updates
 
@@ -69,10 +70,18 @@ def mean_metrics(updates: Sequence[Update], measures: Sequence[str]) -> dict[str
     }
 
 
+def expected(
+    layout: ParameterLayout, parts: tuple[str, ...] | None, copies: int
+) -> dict[str, tuple[str, int]]:
+    """What a reply must hold that is asked for some parts, or for all if None."""
+    size = copies * sum(place.stop - place.start for place in _places(layout, parts))
+    return {"vector": ("float32", size)} if parts != () else {}
+
+
 def _read_vector(
     reply: Reply,
     vector: Vector,
-    places: Sequence[slice],
+    layout: ParameterLayout,
     parts: tuple[str, ...] | None,
     copies: int,
 ) -> Vector:
@@ -81,21 +90,33 @@ def _read_vector(
     Raises:
         FederationError: It has another shape than was asked for, or is not finite.
     """
-    sent = reply.arrays.get("vector", np.empty(0, np.float32))
-    expected = copies * sum(place.stop - place.start for place in places)
-    if sent.shape != (expected,) or sent.dtype != np.float32:
-        raise FederationError("its update has the wrong shape", got=f"{sent.dtype} {sent.shape}")
+    check_arrays(reply.arrays, expected(layout, parts, copies))
+    if parts == ():
+        return vector
+    sent = reply.arrays["vector"]
     if not np.isfinite(sent).all():
         raise FederationError("its update holds values that are not finite")
     if parts is None:
         return sent
     whole = vector.copy()
     start = 0
-    for place in places:
+    for place in _places(layout, parts):
         size = place.stop - place.start
         whole[place] = sent[start : start + size]
         start += size
     return whole
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics that a mean can be taken of.
+
+    Raises:
+        ValueError: One is not finite.
+    """
+    values = {str(name): float(value) for name, value in metrics.items()}
+    if not all(map(math.isfinite, values.values())):
+        raise ValueError("a metric that is not finite")
+    return values
 
 
 def _places(layout: ParameterLayout, parts: tuple[str, ...] | None) -> list[slice]:

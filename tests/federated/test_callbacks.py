@@ -53,7 +53,7 @@ class FakeRun:
     def stop(self, reason: str) -> None:
         self.stopped = reason
 
-    def save_checkpoint(self, directory: Path) -> None:
+    def save_checkpoint(self, directory: Path, *, strict: bool = True) -> None:
         self.checkpoints.append((directory, self.reports[-1].round_num))
 
     def report(self, round: int, metrics: dict[str, float], **changes: object) -> RoundReport:

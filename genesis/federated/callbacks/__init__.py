@@ -88,8 +88,8 @@ class Run(Protocol):
     def stop(self, reason: str) -> None:
         """End the run after this round, as if it had been the last one."""
 
-    def save_checkpoint(self, directory: Path) -> None:
-        """Write to directory what the run can be continued from."""
+    def save_checkpoint(self, directory: Path, *, strict: bool = True) -> None:
+        """Write to directory what the run can be continued from; see `Federation`."""
 
 
 class Callback:
