@@ -10,13 +10,23 @@ federated = Commands(
     "federated",
     {
         "simulate": (".simulate:simulate", "Run a whole federation on this machine."),
+        "server": (".server:server", "Train with clients on other machines."),
+        "client": (".client:client", "Take part in a run with a table that stays here."),
+        "status": (".status:status", "Show how far a server's run is."),
+        "certificates": (
+            ".certificates:certificates",
+            "Make certificates for the server and its clients.",
+        ),
     },
     short_help="Train one generator over many tables.",
     help="""Train one generator over many tables, none of which leaves its owner.
 
     \b
-    Example:
+    Examples:
       genesis federated simulate north.csv south.csv west.csv --output synthetic.csv
+      genesis federated server --min-clients 3
+      genesis federated client --server http://127.0.0.1:8000 --data north.csv --client-id north
+      genesis federated status --server http://127.0.0.1:8000
     """,
 )
 

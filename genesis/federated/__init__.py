@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from genesis.federated.callbacks import RoundReport as RoundReport
     from genesis.federated.callbacks import TensorBoardCallback as TensorBoardCallback
     from genesis.federated.callbacks import create_callback as create_callback
+    from genesis.federated.client import FederatedClient as FederatedClient
     from genesis.federated.messages import Update as Update
     from genesis.federated.plan import Plan as Plan
+    from genesis.federated.server import FederatedServer as FederatedServer
     from genesis.federated.simulation import FederatedSynthesizer as FederatedSynthesizer
+    from genesis.federated.transport.http.tokens import read_token as read_token
+    from genesis.federated.transport.http.tokens import read_tokens as read_tokens
 
 __all__, __getattr__, __dir__ = lazy_names(
     __name__,
@@ -46,8 +50,11 @@ __all__, __getattr__, __dir__ = lazy_names(
             "TensorBoardCallback",
             "create_callback",
         ],
+        "genesis.federated.client": ["FederatedClient"],
         "genesis.federated.messages": ["Update"],
         "genesis.federated.plan": ["Plan"],
+        "genesis.federated.server": ["FederatedServer"],
         "genesis.federated.simulation": ["FederatedSynthesizer"],
+        "genesis.federated.transport.http.tokens": ["read_token", "read_tokens"],
     },
 )

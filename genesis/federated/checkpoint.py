@@ -53,6 +53,11 @@ class Checkpoint:
     used: frozenset[str]
     directory: Path | None = None
 
+    @staticmethod
+    def is_in(directory: Path) -> bool:
+        """Whether directory holds a checkpoint."""
+        return (directory / FILE).exists()
+
     def write(self, directory: Path) -> None:
         """Replace the checkpoint in directory; the clients' parts are there already."""
         directory.mkdir(parents=True, exist_ok=True)

@@ -15,10 +15,20 @@ from genesis.errors import PlanError, nearest_names
 from genesis.federated.aggregation import Aggregator, CombineFunction, create_aggregator
 from genesis.models import DEFAULT_EPOCHS, model_class
 
-__all__ = ["Plan", "read_choices"]
+__all__ = ["Plan", "check_number", "check_whole", "read_choices", "refuse_promises"]
 
 SCHEDULES = ("constant", "cosine", "step")
 SYNCHRONIZE = ("both", "generator", "discriminator")
+LEAST = {
+    "n_rounds": 1,
+    "min_clients": 1,
+    "max_clients": 1,
+    "sync_every": 1,
+    "local_epochs": 1,
+    "batch_size": 2,
+    "max_categories": 2,
+    "seed": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -93,14 +103,11 @@ class Plan:
         object.__setattr__(self, "discrete_columns", tuple(self.discrete_columns))
         if self.seed is None:
             object.__setattr__(self, "seed", secrets.randbits(32))
-        for name in ("n_rounds", "min_clients", "sync_every", "local_epochs", "max_clients"):
-            self._check_whole(name, 1)
-        self._check_whole("batch_size", 2)
-        self._check_whole("max_categories", 2)
-        self._check_whole("seed", 0)
-        self._check_number("client_fraction", 0, 1)
+        for name, least in LEAST.items():
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), least))
+        check_number("client_fraction", self.client_fraction, most=1)
         for name in ("learning_rate", "max_grad_norm", "timeout_seconds"):
-            self._check_number(name, 0, math.inf)
+            check_number(name, getattr(self, name))
         self._check_choice("lr_schedule", SCHEDULES)
         self._check_choice("synchronize", SYNCHRONIZE)
         if self.max_clients is not None and self.max_clients < self.min_clients:
@@ -111,7 +118,7 @@ class Plan:
             )
         if self.clip_per_layer and self.max_grad_norm is None:
             raise PlanError("clip_per_layer needs a norm to clip to", do="set max_grad_norm")
-        self._refuse_promises()
+        refuse_promises(self.privacy, self.secure_aggregation, self.encryption)
         model_class(self.method).check_config(self.model_config)
         if self.synchronize == "discriminator" and self.method == "tvae":
             raise PlanError("tvae has no discriminator", do="synchronize 'both' or 'generator'")
@@ -121,47 +128,6 @@ class Plan:
                 f"aggregation {self.aggregation!r} corrects drift in every round and every part",
                 got=f"synchronize '{self.synchronize}' and sync_every {self.sync_every}",
                 do="synchronize 'both' parts in every round, or choose another rule",
-            )
-
-    def _refuse_promises(self) -> None:
-        """A promise that nothing enforces is refused."""
-        if self.privacy:
-            raise PlanError(
-                "differential privacy is not available in this version",
-                got="privacy=…",
-                do="leave it out, and do not release what is trained as private",
-            )
-        if self.secure_aggregation or self.encryption:
-            raise PlanError(
-                "secure aggregation is not available in this version",
-                got=f"secure_aggregation={self.secure_aggregation!r}, "
-                f"encryption={self.encryption!r}",
-                do="leave it out; the server sees every client's update",
-            )
-
-    def _check_whole(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
-        if isinstance(value, Integral) and not isinstance(value, bool):
-            object.__setattr__(self, name, int(value))
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            raise PlanError(
-                f"{name} must be a whole number of at least {least}",
-                got=repr(value),
-                do="change it",
-            )
-
-    def _check_number(self, name: str, above: float, most: float) -> None:
-        value = getattr(self, name)
-        if value is None:
-            return
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise PlanError(f"{name} must be a number", got=repr(value), do="change it")
-        if not above < value <= most:
-            limit = "" if most == math.inf else f" and at most {most:g}"
-            raise PlanError(
-                f"{name} must be above {above:g}{limit}", got=repr(value), do="change it"
             )
 
     def _check_choice(self, name: str, known: tuple[str, ...]) -> None:
@@ -275,3 +241,57 @@ def read_choices(text: str) -> dict[str, Any]:
         if name not in known:
             raise PlanError(f"a plan has no '{name}'", do=nearest_names(name, known))
     return values
+
+
+def refuse_promises(
+    privacy: Mapping[str, Any] | None = None,
+    secure_aggregation: bool | str = False,
+    encryption: str | None = None,
+) -> None:
+    """A promise that nothing enforces is refused.
+
+    Raises:
+        PlanError: There is one.
+    """
+    if privacy:
+        raise PlanError(
+            "differential privacy is not available in this version",
+            got="privacy=…",
+            do="leave it out, and do not release what is trained as private",
+        )
+    if secure_aggregation or encryption:
+        raise PlanError(
+            "secure aggregation is not available in this version",
+            got=f"secure_aggregation={secure_aggregation!r}, encryption={encryption!r}",
+            do="leave it out; the server sees every client's update",
+        )
+
+
+def check_whole(name: str, value: Any, least: int) -> int | None:
+    """A whole number of at least least, or None.
+
+    Raises:
+        PlanError: It is something else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise PlanError(
+            f"{name} must be a whole number of at least {least}", got=repr(value), do="change it"
+        )
+    return int(value)
+
+
+def check_number(name: str, value: Any, above: float = 0.0, most: float = math.inf) -> None:
+    """Make sure that value is None, or a number in (above, most].
+
+    Raises:
+        PlanError: It is something else.
+    """
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PlanError(f"{name} must be a number", got=repr(value), do="change it")
+    if not above < value <= most:
+        limit = "" if most == math.inf else f" and at most {most:g}"
+        raise PlanError(f"{name} must be above {above:g}{limit}", got=repr(value), do="change it")

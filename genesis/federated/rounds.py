@@ -138,8 +138,8 @@ class Federation:
 
         Args:
             directory: Where to.
-            strict: Whether every client must keep its part. One that did not can go on too, as if
-                it had joined late.
+            strict: Whether a client that cannot keep its part is an error. It can go on too, but
+                not if it is stopped and started again.
 
         Raises:
             FederationError: A client could not keep its part.
@@ -154,14 +154,16 @@ class Federation:
             meta={"rounds": rounds},
             local={"directory": folder_of_round(directory, rounds)},
         )
-        if strict:
-            self.clients.require(request, "keep its checkpoint")
-        else:
-            busy = self.reports[-1].dropped if self.reports else ()
-            idle = [client for client in self.clients.names if client not in busy]
-            for reply in self.clients.ask(request, idle):
-                if reply.error:
-                    log.warning("client '%s' kept no checkpoint: %s", reply.client_id, reply.error)
+        # A client that is busy with a round that is over would hold up everybody.
+        busy = self.reports[-1].dropped if self.reports else ()
+        idle = [client for client in self.clients.names if client not in busy]
+        for reply in self.clients.ask(request, idle):
+            if reply.error and strict:
+                raise FederationError(
+                    f"client '{reply.client_id}' could not keep its checkpoint", got=reply.error
+                )
+            if reply.error:
+                log.warning("client '%s' kept no checkpoint: %s", reply.client_id, reply.error)
         Checkpoint(
             plan=self.plan,
             encoder=self.encoder,

@@ -32,10 +32,11 @@ from genesis.codes import Codes
 from genesis.devices import resolve_device
 from genesis.encoding.encoder import Encoder
 from genesis.encoding.numeric import NumericEncoding
-from genesis.errors import FederationError, GenesisError
+from genesis.errors import FederationError, GenesisError, PlanError
 from genesis.federated.aggregation.divergence import jensen_shannon, wasserstein
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts, read_part, write_part
+from genesis.federated.plan import check_number, check_whole
 from genesis.models import GenerativeModel, LocalTraining, create_model
 from genesis.schema import Schema
 from genesis.seeding import Stream, generator, key
@@ -60,6 +61,9 @@ class LocalChoices:
         max_grad_norm: Largest L2 norm of its change of the parameters; the smaller of its own and
             the plan's holds.
         clip_per_layer: Clip each of the L tensors to max_grad_norm / sqrt(L).
+
+    Raises:
+        PlanError: One is impossible.
     """
 
     local_epochs: int | None = None
@@ -67,6 +71,14 @@ class LocalChoices:
     learning_rate: float | None = None
     max_grad_norm: float | None = None
     clip_per_layer: bool = False
+
+    def __post_init__(self) -> None:
+        check_whole("local_epochs", self.local_epochs, 1)
+        check_whole("batch_size", self.batch_size, 2)
+        check_number("learning_rate", self.learning_rate)
+        check_number("max_grad_norm", self.max_grad_norm)
+        if self.clip_per_layer and self.max_grad_norm is None:
+            raise PlanError("clip_per_layer needs a norm to clip to", do="set max_grad_norm")
 
     def applied_to(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The plan's config of the model with these choices."""

@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from genesis.errors import DataError, GenesisError, PlanError
@@ -150,7 +150,7 @@ def test_another_authority_of_the_same_name(folder: Path, other: Path) -> None:
 
 
 def test_a_client_without_a_certificate(folder: Path) -> None:
-    with pytest.raises(ssl.SSLError, match="(?i)peer.did.not.return"):
+    with pytest.raises(ssl.SSLError, match=r"(?i)peer.did.not.return"):
         _connect(
             server=folder / "server.crt", trusts=folder / "ca.crt", server_trusts=folder / "ca.crt"
         )
@@ -269,13 +269,13 @@ def test_names_of_files(folder: Path) -> None:
     }
 
 
-@given(st.sets(st.text(min_size=1, max_size=16), max_size=8))
+@given(st.sets(st.text("abAB/\\%2F.~_ -'ö病\n", min_size=1, max_size=5), max_size=4))
 def test_ids_never_share_a_file(clients: set[str]) -> None:
     """Two that pass have two files, each a plain name."""
     try:
         paths = module._client_paths(Path("nowhere"), sorted(clients))
     except PlanError:
-        return
+        assume(False)
     assert {path.parent for path in paths.values()} <= {Path("nowhere")}
     assert len({path.name.lower() for path in paths.values()}) == len(clients)
     assert all(len(path.name) < 255 and path.name.isascii() for path in paths.values())
@@ -310,7 +310,7 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_an_authority_is_used_again(tmp_path: Path) -> None:
-    first = make_certificates(tmp_path, servers=["a.example.org", "localhost"], name="Ärzte")
+    first = make_certificates(tmp_path, servers=["a.example.org", "LocalHost"], name="Ärzte")
     [authority, server] = first
     assert (authority.path, authority.owner) == (tmp_path / "ca.crt", "authority 'Ärzte'")
     assert server.owner == "server localhost, 127.0.0.1, ::1, a.example.org"
@@ -363,7 +363,7 @@ def test_an_authority_that_has_expired(monkeypatch: pytest.MonkeyPatch, tmp_path
     make_certificates(tmp_path)
     for days in (3651, -1):
         _at(monkeypatch, days)
-        with pytest.raises(DataError, match="is not valid now; got .*ca.crt, from 2.* to 2"):
+        with pytest.raises(DataError, match=r"is not valid now; got .*ca\.crt, from 2.* to 2"):
             make_certificates(tmp_path, clients=["late"])
 
 
@@ -479,15 +479,13 @@ def test_a_damaged_certificate(folder: Path, tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in ("file", "none/new"):
-        with pytest.raises(DataError, match="cannot make the folder .*; got "):
+        with pytest.raises(DataError, match=r"cannot make the folder .*; got "):
             make_certificates(tmp_path / folder)
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "ca.key").mkdir()
-    (tmp_path / "ca.crt").write_text("")
-    (tmp_path / "ca.crt").unlink()
-    (tmp_path / "ca.crt").mkdir()
+    for name in ("ca.crt", "ca.key"):
+        (tmp_path / name).mkdir()
     with pytest.raises(DataError, match=r"ca\.crt cannot be read; got "):
         make_certificates(tmp_path)
 
@@ -495,7 +493,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is full at the last of the files."""
     make_certificates(tmp_path, clients=["a"])
-    before, write_key, left = _contents(tmp_path), module._write_key, [2]
+    before, write_key, left = _contents(tmp_path), module._write_key, [3]
 
     def fail(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
         left[0] -= 1

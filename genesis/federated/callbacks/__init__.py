@@ -69,6 +69,17 @@ class RoundReport:
         """Number of the round from 1, as people and charts count."""
         return self.round + 1
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; the round counts from 1."""
+        return {
+            "round": self.round_num,
+            "metrics": dict(self.metrics),
+            "clients": list(self.clients),
+            "failed": dict(self.failed),
+            "dropped": list(self.dropped),
+            "seconds": self.seconds,
+        }
+
 
 class Run(Protocol):
     """What a callback can do to the run that it watches."""

@@ -1,0 +1,236 @@
+"""The ClientApp: the rows of one node.
+
+Flower may handle each message in a process of its own. What the shard knows therefore stays in
+`context.state`, which the SuperNode keeps and never sends: the requests that set the shard up, and
+its snapshot once it has trained. A process that has the shard goes on with it; any other builds it
+anew, and the same numbers come out.
+
+What a node says of itself in `--node-config`:
+
+    client-id     its name, which no other node may have
+    data          its table: .csv, .csv.gz or .parquet
+    schema        TOML file with the schema that it insists on; inferred if left out
+    device        "auto", "cpu" or "cuda"
+    checkpoint    folder for what it needs to go on if it is stopped
+    model         file for the final model
+
+and what it decides by itself, whatever the plan says; see `shard.LocalChoices`:
+
+    local-epochs, batch-size, learning-rate, max-grad-norm, clip-per-layer
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from safetensors.torch import load, save
+
+import genesis
+from genesis.encoding.encoder import Encoder
+from genesis.errors import DataError, FederationError, GenesisError, PlanError, SchemaError
+from genesis.federated.messages import Reply, Request
+from genesis.federated.parts import Parts
+from genesis.federated.shard import LocalChoices, Shard
+from genesis.federated.transport.body import decode_request, encode_reply
+from genesis.federated.transport.flower.transport import ASK, HELLO, keep_setup
+from genesis.schema import Schema
+from genesis.synthesizer import Synthesizer
+from genesis.tables import check_output, read_table
+
+__all__ = ["app"]
+
+log = logging.getLogger(__name__)
+
+RECORD = "genesis"  # name of what is kept in context.state
+
+_shards: dict[tuple[int, int], tuple[int, Shard]] = {}  # (run, node) -> requests handled, shard
+
+app = ClientApp()
+
+
+@app.query(HELLO)
+def hello(message: Message, context: Context) -> Message:
+    """Say who this is; or, if it has no rows to offer, why."""
+    try:
+        shard = _shard(context, Memory.of(context))
+        told = {"client_id": shard.client_id, "version": genesis.__version__}
+    except Exception as error:
+        told = {"error": _failure(error).error or ""}
+    return Message(RecordDict({"turn": ConfigRecord(dict(told))}), reply_to=message)
+
+
+@app.query(ASK)
+def ask(message: Message, context: Context) -> Message:
+    """Do what is asked. Never raises: Flower would send the text of any error to the server."""
+    memory = Memory.of(context)
+    try:
+        turn, setup = message.content["turn"], message.content.get("setup")
+        if setup is not None:
+            memory.begin_again(cast(Any, turn["handled"]), cast(Any, setup["bodies"]))
+        elif memory.handled < cast(Any, turn["handled"]):
+            return Message(RecordDict({"turn": ConfigRecord({"lost": True})}), reply_to=message)
+        body = encode_reply(_handle(cast(Any, message.content["body"]["body"]), context, memory))
+    except Exception as error:
+        body = encode_reply(_failure(error))
+    told = RecordDict(
+        {
+            "body": ConfigRecord({"body": body}),
+            "turn": ConfigRecord({"handled": memory.handled}),
+        }
+    )
+    return Message(told, reply_to=message)
+
+
+@dataclass
+class Memory:
+    """What a node keeps of a run from one message to the next.
+
+    Args:
+        run: The run.
+        handled: Requests that it has handled.
+        setup: Kind of a request -> its bytes, for those that set the shard up.
+        snapshot: The shard's snapshot in safetensors' format; empty until it has trained.
+    """
+
+    run: str
+    handled: int = 0
+    setup: dict[str, bytes] = field(default_factory=dict)
+    snapshot: bytes = b""
+
+    @classmethod
+    def of(cls, context: Context) -> Memory:
+        """What is kept of the context's run. Flower hands on what another run has left, too."""
+        kept, run = cast(Any, context.state.get(RECORD)), str(context.run_id)
+        if kept is None or kept["run"] != run:
+            return cls(run)
+        setup = dict(zip(kept["kinds"], kept["setup"], strict=True))
+        return cls(run, kept["handled"], setup, kept["snapshot"])
+
+    def keep(self, context: Context) -> None:
+        """Leave it for the process that handles the next message."""
+        context.state[RECORD] = ConfigRecord(
+            {
+                "run": self.run,
+                "handled": self.handled,
+                "kinds": list(self.setup),
+                "setup": list(self.setup.values()),
+                "snapshot": self.snapshot,
+            }
+        )
+
+    def begin_again(self, handled: int, bodies: list[bytes]) -> None:
+        """Take the place of what was lost, as the server tells it."""
+        self.handled, self.snapshot = handled, b""
+        self.setup = {decode_request(body).kind: body for body in bodies}
+
+
+def _handle(body: bytes, context: Context, memory: Memory) -> Reply:
+    """The shard's reply to a request; memory and context then hold what the shard knows."""
+    request = decode_request(body)
+    shard = _shard(context, memory)
+    reply = shard.handle(request)
+    memory.handled += 1
+    if request.setup and not reply.error:
+        keep_setup(memory.setup, request.kind, body)
+        memory.snapshot = b""
+    elif memory.snapshot or (request.kind == "train" and shard.encoder is not None):
+        tensors = {name: t.detach().cpu().contiguous() for name, t in shard.snapshot().items()}
+        memory.snapshot = save(tensors)
+    _shards[context.run_id, context.node_id] = memory.handled, shard
+    prepare = memory.setup.get("prepare")
+    if request.kind == "finish":
+        # The last request; and a SuperNode keeps every context for as long as it runs.
+        del _shards[context.run_id, context.node_id]
+        memory.setup, memory.snapshot = {}, b""
+    memory.keep(context)
+    if request.kind == "finish" and prepare is not None and not reply.error:
+        _save_model(decode_request(prepare), request, context)
+    return reply
+
+
+def _shard(context: Context, memory: Memory) -> Shard:
+    """The node's shard as the requests that were handled have left it."""
+    handled, known = _shards.get((context.run_id, context.node_id), (None, None))
+    if known is not None and handled == memory.handled:
+        return known
+    shard = _new_shard(context)
+    for body in memory.setup.values():
+        if error := shard.handle(decode_request(body)).error:
+            raise FederationError("this client could not be set up again", got=error)
+    if memory.snapshot:
+        shard.restore(load(memory.snapshot))
+    _shards[context.run_id, context.node_id] = memory.handled, shard
+    return shard
+
+
+def _new_shard(context: Context) -> Shard:
+    """A shard of what the node config names."""
+    told = context.node_config
+    for name in ("client-id", "data"):
+        if not told.get(name):
+            raise PlanError(
+                f"the node config has no '{name}'",
+                do='start the SuperNode with --node-config \'client-id="…" data="…"\'',
+            )
+    own = {f.name: told.get(f.name.replace("_", "-"), f.default) for f in fields(LocalChoices)}
+    schema, folder, model = told.get("schema"), told.get("checkpoint"), told.get("model")
+    with _paths_untold():
+        if model:
+            check_output(str(model), suffixes=None)
+        return Shard(
+            str(told["client-id"]),
+            read_table(str(told["data"])),
+            schema=Schema.load(str(schema)) if schema else None,
+            device=str(told.get("device", "auto")),
+            choices=LocalChoices(**cast(Any, own)),
+            parts=Parts(Path(str(folder)) if folder else None),
+        )
+
+
+def _save_model(prepare: Request, finish: Request, context: Context) -> None:
+    """Write the final model, if the node config names a file for it."""
+    path, meta = context.node_config.get("model"), prepare.meta
+    if not path:
+        return
+    model = Synthesizer.of_parameters(
+        meta["method"],
+        meta["config"],
+        Encoder.from_dict(meta["encoder"]),
+        torch.from_numpy(finish.arrays["vector"].copy()),
+        seed=meta["seed"],
+        device=str(context.node_config.get("device", "auto")),
+    )
+    with _paths_untold():
+        model.save(str(path))
+
+
+@contextmanager
+def _paths_untold() -> Iterator[None]:
+    """Errors that name paths of this machine are for its log: they are not the server's business.
+
+    Raises:
+        FederationError: In place of them.
+    """
+    try:
+        yield
+    except (DataError, SchemaError) as error:
+        log.error("%s", error)
+        raise FederationError(
+            "a file of this node cannot be used", do="see the log of its SuperNode"
+        ) from None
+
+
+def _failure(error: Exception) -> Reply:
+    """An error as a reply. Foreign messages may quote cells, so only their type leaves the node."""
+    if isinstance(error, GenesisError):
+        return Reply("", {"error_type": type(error).__name__}, error=str(error))
+    log.error("an unexpected error", exc_info=error)
+    return Reply("", error=f"an unexpected {type(error).__name__}")

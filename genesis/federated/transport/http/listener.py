@@ -1,0 +1,259 @@
+"""A web server in a thread of its own, with TLS and limits.
+
+The main thread stays free for the run, so that Ctrl-C works there, in a notebook's cell too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from genesis.errors import FederationError, PlanError
+from genesis.federated.transport.http.app import CERTIFICATE
+
+__all__ = ["TLS", "Listener"]
+
+HEAD_SECONDS = 10.0  # from the first byte of a request to the end of its headers
+HEAD_BYTES = 1 << 19  # one read of a socket may hold the start of a body too
+CONNECTIONS = 1024  # in all
+CONNECTIONS_EACH = 256  # of one address: behind one gateway may be many clients
+
+
+@dataclass(frozen=True)
+class TLS:
+    """The server's side of TLS.
+
+    Args:
+        certificate: PEM file with its certificate.
+        key: PEM file with the key to it.
+        authority: PEM file of the authority whose certificates clients must show; None if they
+            need none.
+    """
+
+    certificate: Path
+    key: Path
+    authority: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """What connections are made with: TLS 1.2 or newer.
+
+        Raises:
+            PlanError: A file is missing, is no certificate or key, or does not fit the other.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        for path in filter(None, (self.certificate, self.key, self.authority)):
+            if not path.is_file():
+                raise PlanError(f"there is no file {path}", do="check ssl_cert, ssl_key and ssl_ca")
+        try:
+            context.load_cert_chain(self.certificate, self.key, password=_no_password)
+        except (ssl.SSLError, OSError, ValueError) as error:
+            raise PlanError(
+                f"{self.certificate} and {self.key} are no certificate and its key",
+                got=getattr(error, "reason", None) or str(error),
+                do="give PEM files that belong together, the key without a password",
+            ) from None
+        if self.authority is not None:
+            try:
+                context.load_verify_locations(self.authority)
+            except (ssl.SSLError, OSError) as error:
+                raise PlanError(f"{self.authority} holds no certificates") from error
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+class Listener:
+    """A web server.
+
+    Args:
+        host: Address to listen at.
+        port: Its port; 0 for a free one.
+        tls: With what certificates; None for plain HTTP.
+
+    Raises:
+        PlanError: The address is none of this machine, or a certificate cannot be used.
+        FederationError: The port is in use.
+    """
+
+    def __init__(self, host: str, port: int, tls: TLS | None = None) -> None:
+        self._context = tls.context() if tls is not None else None
+        self._socket = _bind(host, port)
+        self.host, self.port = host, int(self._socket.getsockname()[1])
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._server: uvicorn.Server | None = None
+        self._thread: Thread | None = None
+
+    def start(self, app: Any) -> None:
+        """Serve until `stop`."""
+        context = self._context
+        config = uvicorn.Config(
+            app,
+            http=_Connection,
+            ws="none",
+            loop="asyncio",
+            lifespan="off",
+            log_config=None,  # the application's logging is not ours to set
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,  # an address that a client claims is not believed
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=2,
+            ssl_context_factory=None if context is None else (lambda *_: context),
+        )
+        self._server = uvicorn.Server(config)
+        ready = _Ready()
+        self._thread = Thread(target=self._serve, args=(ready,), name="genesis-server", daemon=True)
+        self._thread.start()
+        self.loop = ready.loop()
+
+    def _serve(self, ready: _Ready) -> None:
+        async def serve() -> None:
+            assert self._server is not None
+            ready.set(asyncio.get_running_loop())
+            await self._server.serve([self._socket])
+
+        asyncio.run(serve())
+
+    def call(self, function: Callable[..., object], *arguments: object) -> None:
+        """Call a function on the server's event loop, soon.
+
+        Raises:
+            FederationError: It does not run any more.
+        """
+        assert self.loop is not None
+        assert self._thread is not None
+        if not self._thread.is_alive():
+            raise FederationError("the web server has stopped by itself", do="start it again")
+        self.loop.call_soon_threadsafe(function, *arguments)
+
+    def stop(self) -> None:
+        """Close all connections and end the thread."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join(timeout=10)
+        self._socket.close()
+
+
+class _Ready:
+    """Waits for the event loop of another thread."""
+
+    def __init__(self) -> None:
+        from queue import SimpleQueue
+
+        self._loops: SimpleQueue[asyncio.AbstractEventLoop] = SimpleQueue()
+
+    def set(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loops.put(loop)
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return self._loops.get()
+
+
+class _Connection(HttpToolsProtocol):
+    """A connection that is cut when its request takes too long to arrive, or there are too many.
+
+    The server needs no worker for a connection, but each one costs memory and a descriptor.
+    """
+
+    _open: ClassVar[Counter[str]] = Counter()
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        self._name = _certificate_name(transport)
+        self._head = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._open[self._address] += 1
+        self._wait_for_head()
+        if self._open[self._address] > CONNECTIONS_EACH:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        self._open[self._address] -= 1
+        if not self._open[self._address]:
+            del self._open[self._address]
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._timer is not None:
+            self._head += len(data)
+            if self._head > HEAD_BYTES:
+                self.transport.abort()
+                return
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._timer is None:
+            self._wait_for_head()
+        self._whole = False
+        if self._name is not None:
+            self.scope[CERTIFICATE] = self._name  # type: ignore[literal-required]
+
+    def on_message_complete(self) -> None:
+        self._whole = True
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._whole:  # it was refused before all of it had come, and may never end
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def _wait_for_head(self) -> None:
+        self._head = 0
+        self._timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _certificate_name(transport: asyncio.Transport) -> str | None:
+    """The common name of the certificate that a client showed, if it had to."""
+    tls = transport.get_extra_info("ssl_object")
+    if tls is None or tls.context.verify_mode is not ssl.CERT_REQUIRED:
+        return None
+    found = dict(pair for part in (tls.getpeercert() or {}).get("subject", ()) for pair in part)
+    return str(found.get("commonName", ""))
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """A listening socket."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=512)
+    except (socket.gaierror, UnicodeError) as error:
+        raise PlanError(
+            f"this machine has no address '{host}'", do="listen at 127.0.0.1 or 0.0.0.0"
+        ) from error
+    except OverflowError:
+        raise PlanError("a port is a number from 0 to 65535", got=str(port)) from None
+    except OSError as error:
+        raise FederationError(
+            f"cannot listen at {host}:{port}",
+            got=(error.strerror or "an error").lower(),
+            do="choose another port, or stop the program that has it",
+        ) from error
+
+
+def _no_password() -> str:
+    # Else OpenSSL asks for it on the terminal and waits.
+    raise ValueError("a key with a password")
