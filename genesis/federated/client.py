@@ -25,7 +25,9 @@ from genesis.federated.parts import Parts
 from genesis.federated.plan import check_number, check_whole, refuse_promises
 from genesis.federated.shard import LocalChoices, Shard
 from genesis.federated.transport.body import check_compression
-from genesis.federated.transport.http.connection import Connection, check_url, client_tls
+from genesis.federated.transport.http.connection import Connection
+from genesis.federated.transport.http.reach import client_tls
+from genesis.federated.transport.http.reach import server_url as read_url
 from genesis.federated.transport.http.tokens import check_token, read_token
 from genesis.progress import losses_as_text
 from genesis.schema import Schema
@@ -102,7 +104,8 @@ class FederatedClient:
         self._token = read_token() if auth_token is None else auth_token
         if self._token is not None:
             check_token(self._token, "auth_token")
-        self.server_url = check_url(server_url, token=self._token, insecure=insecure)
+        url = read_url(server_url, has_token=self._token is not None, insecure=insecure)
+        self.server_url = str(url)
         self.client_id = socket.gethostname() if client_id is None else client_id
         self._choices = LocalChoices(
             local_epochs, batch_size, learning_rate, max_grad_norm, clip_per_layer

@@ -9,7 +9,6 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
 from typing import Any, Self
@@ -17,20 +16,20 @@ from typing import Any, Self
 import httpx
 
 import genesis
-from genesis.errors import FederationError, PlanError
+from genesis.errors import FederationError
 from genesis.federated.messages import Reply, Request
 from genesis.federated.transport.body import compress, decode_request, encode_reply, inflate
 from genesis.federated.transport.http.protocol import (
     COMPRESSION,
     HEARTBEAT_SECONDS,
-    LOOPBACK,
     POLL_SECONDS,
     SESSION,
     TASK,
     VERSION,
 )
+from genesis.federated.transport.http.reach import explain, is_hopeless
 
-__all__ = ["Connection", "Received", "check_url", "client_tls"]
+__all__ = ["Connection", "Received"]
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ class Connection:
         url: Of the server.
         client_id: Who joins.
         token: The bearer token, or None.
-        tls: For https; see `client_tls`.
+        tls: For https; see `reach.client_tls`.
         compression: "gzip", "zstd" or None, in both directions.
         retry_attempts: Least number of repetitions; 0 for none at all.
         timeout_seconds: How long a server may be away.
@@ -237,8 +236,10 @@ class Connection:
                 pause = _seconds(answer.headers.get("Retry-After"))
                 why = f"status {answer.status}"
             except httpx.TransportError as error:
-                self._raise_if_hopeless(error)
-                why = _describe(error)
+                found = explain(error, self._http.base_url)
+                if is_hopeless(error):
+                    raise found from None
+                why = f"{found.what}: {found.got}" if found.got else found.what
             failures += 1
             self._give_up(failures, why)
             growing = min(FIRST_PAUSE * 2 ** (failures - 1), LONGEST_PAUSE)
@@ -273,30 +274,6 @@ class Connection:
                 "again under its id goes on",
             )
 
-    def _raise_if_hopeless(self, error: httpx.TransportError) -> None:
-        """Some failures are the same however often one tries."""
-        if isinstance(error, httpx.UnsupportedProtocol):
-            raise PlanError("the address of a server begins with https:// or http://") from None
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                raise FederationError(
-                    "the server's certificate cannot be trusted",
-                    got=cause.verify_message,
-                    do="give the certificate of its authority (ssl_verify), or ask its operator",
-                ) from None
-            if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
-                raise FederationError(
-                    "the server refuses this client's certificate",
-                    got=(cause.reason or "").replace("_", " ").lower(),
-                    do="give a certificate of its authority (ssl_cert and ssl_key)",
-                ) from None
-            if isinstance(cause, ssl.SSLError) and "WRONG_VERSION" in (cause.reason or ""):
-                raise FederationError(
-                    "the server speaks no TLS", do="use http://, or give the server a certificate"
-                ) from None
-            cause = cause.__cause__ or cause.__context__
-
     def _refusal(self, answer: _Answer) -> FederationError:
         """A refusal in the server's words."""
         try:
@@ -321,78 +298,6 @@ class Connection:
                 continue  # whoever waits for an answer deals with it
 
 
-def check_url(url: str, *, token: str | None, insecure: bool) -> str:
-    """The address of a server.
-
-    Raises:
-        PlanError: It is none; or the token would be sent in the clear.
-    """
-    try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError):
-        parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise PlanError(
-            "the address of a server begins with https:// or http://",
-            got=repr(url),
-            do="write it as https://server.example:8000",
-        )
-    if parsed.userinfo:
-        raise PlanError("an address holds no user and password", do="use a token")
-    if parsed.scheme == "http" and parsed.host not in LOOPBACK and not insecure:
-        if token is not None:
-            raise PlanError(
-                "a token is not sent over plain HTTP to another machine",
-                got=f"http://{parsed.host}",
-                do="use https://, or say insecure=True (--insecure) on a network that you trust",
-            )
-        log.warning(
-            "http://%s: whoever is on the way can read and change what is sent", parsed.host
-        )
-    return url
-
-
-def client_tls(
-    verify: bool | str | Path = True,
-    certificate: str | Path | None = None,
-    key: str | Path | None = None,
-) -> ssl.SSLContext:
-    """What a client's connections are made with.
-
-    Args:
-        verify: True to trust the authorities that this machine trusts, or the PEM file of one.
-            False trusts anybody, and is for trying things out.
-        certificate: PEM file with the client's certificate, for a server that wants one.
-        key: PEM file with the key to it.
-
-    Raises:
-        PlanError: A file is missing or holds something else.
-    """
-    for path in (certificate, key, None if isinstance(verify, bool) else verify):
-        if path is not None and not Path(path).is_file():
-            raise PlanError(f"there is no file {path}", do="check ssl_verify, ssl_cert and ssl_key")
-    try:
-        if isinstance(verify, bool):
-            context = httpx.create_ssl_context(verify=verify)
-        else:
-            context = ssl.create_default_context(cafile=verify)
-    except (ssl.SSLError, OSError) as error:
-        raise PlanError(f"{verify} holds no certificates", do="give a PEM file") from error
-    if verify is False:
-        log.warning("ssl_verify=False: the server may be anybody")
-    if (certificate is None) != (key is None):
-        raise PlanError("a certificate and its key go together", do="give ssl_cert and ssl_key")
-    if certificate is not None and key is not None:
-        try:
-            context.load_cert_chain(certificate, key, password=_no_password)
-        except (ssl.SSLError, OSError, ValueError) as error:
-            raise PlanError(
-                f"{certificate} and {key} are no certificate and its key",
-                do="give PEM files that belong together, the key without a password",
-            ) from error
-    return context
-
-
 def _ended(said: Mapping[str, Any]) -> FederationError:
     """A run that has ended for this client, in words."""
     if said.get("state") == "complete":
@@ -412,18 +317,3 @@ def _foreign() -> FederationError:
 def _seconds(text: str | None) -> float | None:
     """The value of a Retry-After, at most a minute."""
     return min(float(text), 60.0) if text is not None and text.isdecimal() else None
-
-
-def _describe(error: httpx.TransportError) -> str:
-    """A failure of the network in a few words."""
-    match error:
-        case httpx.ConnectTimeout() | httpx.ReadTimeout() | httpx.WriteTimeout():
-            return "no answer in time"
-        case httpx.ConnectError():
-            return str(error).lower() or "no connection"
-    return "the connection broke off"
-
-
-def _no_password() -> str:
-    # Else OpenSSL asks for it on the terminal and waits.
-    raise ValueError("a key with a password")

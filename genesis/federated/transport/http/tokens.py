@@ -28,6 +28,7 @@ __all__ = [
 AUTH_TOKEN = "FEDERATED_AUTH_TOKEN"  # the environment variable, also with _FILE at its end
 OPERATOR_TOKEN = "FEDERATED_OPERATOR_TOKEN"
 ANYONE = ""  # owner of a token that all clients share
+LONGEST = 4096  # characters; a header is not much longer
 SHORTEST = 16  # characters; 16 random ones are out of reach, and words of 8 are not
 
 
@@ -93,6 +94,12 @@ def check_token(token: str, what: str = "the token") -> str:
             got=f"{len(token)} characters, at least {SHORTEST} are needed",
             do="make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
         )
+    if len(token) > LONGEST:
+        raise PlanError(
+            f"{what} is too long",
+            got=f"{len(token)} characters, at most {LONGEST} can be sent",
+            do="check that it is the token",
+        )
     return token
 
 
@@ -108,9 +115,9 @@ def read_tokens(
     Raises:
         PlanError: The file cannot be read, or holds something else.
     """
-    if path is None and (token := environment.get(AUTH_TOKEN)):
+    if path is None and (token := environment.get(AUTH_TOKEN, "").strip()):
         return token
-    if path is None and (named := environment.get(f"{AUTH_TOKEN}_FILE")):
+    if path is None and (named := environment.get(f"{AUTH_TOKEN}_FILE", "").strip()):
         path = Path(named)
     if path is None:
         return None
@@ -147,10 +154,10 @@ def read_token(
     if path is not None:
         return _read(path)
     for name in names:
-        if environment.get(name):
-            return environment[name]
-        if environment.get(f"{name}_FILE"):
-            return _read(Path(environment[f"{name}_FILE"]))
+        if token := environment.get(name, "").strip():
+            return token
+        if named := environment.get(f"{name}_FILE", "").strip():
+            return _read(Path(named))
     return None
 
 
