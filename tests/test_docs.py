@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +83,48 @@ def test_python(page: str) -> None:
     if "elderly" in names:
         assert len(names["synthetic"]) == 10_000
         assert (names["elderly"]["age"] >= 80).all()
+
+
+def terminals(page: str) -> list[str]:
+    """The commands of the first block in which each has a terminal of its own."""
+    block = blocks(page, "sh")[0].replace("\\\n", " ")
+    return [line for line in block.splitlines() if line.startswith("genesis ")]
+
+
+def test_three_terminals(tables: Path) -> None:
+    """As printed, at once; only the port is another one if somebody has it."""
+    assert terminals("README.md") == terminals("docs/network.md")
+    with socket.socket() as busy:
+        busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        port = 8000 if busy.connect_ex(("127.0.0.1", 8000)) else free_port()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GENESIS_PORT": str(port)}
+    program = Path(sys.executable).with_name("genesis")
+    running = []
+    try:
+        for line in terminals("README.md"):
+            words = shlex.split(line.replace(":8000", f":{port}"))
+            running.append(
+                subprocess.Popen(
+                    [program, *words[1:]],
+                    cwd=tables,
+                    env=environment,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        for process in running:
+            _, told = process.communicate(timeout=120)
+            assert process.returncode == 0, told
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    assert len(Synthesizer.load("wards.model").generate(3)) == 3
+    for name in ("north", "south"):
+        synthetic = pd.read_csv(f"{name}_synthetic.csv")
+        assert synthetic.shape == pd.read_csv(f"{name}.csv").shape
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])

@@ -14,6 +14,7 @@ import genesis.federated
 ROOT = Path(__file__).parents[1]
 HEAVY = ["torch", "numpy", "pandas", "scipy", "ctgan", "sdv", "rich"]
 HEAVY += ["sdmetrics", "sklearn", "plotly", "jinja2"]
+HEAVY += ["fastapi", "uvicorn", "httpx", "limits", "cryptography", "prometheus_client", "flwr"]
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,10 @@ HEAVY += ["sdmetrics", "sklearn", "plotly", "jinja2"]
         "from genesis_cli.main import genesis as group; show(['audit'])",
         "from genesis_cli.main import genesis as group; show(['federated', 'simulate'])",
         "from genesis_cli.federated import federated as group; show([])",
+        "from genesis_cli.federated import federated as group; show(['server'])",
+        "from genesis_cli.federated import federated as group; show(['client'])",
+        "from genesis_cli.federated import federated as group; show(['status'])",
+        "from genesis_cli.federated import federated as group; show(['certificates'])",
     ],
 )
 def test_nothing_heavy_is_imported(program: str) -> None:
