@@ -20,12 +20,12 @@ from genesis.devices import resolve_device
 from genesis.encoding.encoder import Encoder
 from genesis.errors import DataError, FederationError, PlanError
 from genesis.federated.callbacks.handlers import call_with_named, check_handler
-from genesis.federated.messages import Request
+from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts
 from genesis.federated.plan import check_number, check_whole, refuse_promises
 from genesis.federated.shard import LocalChoices, Shard
 from genesis.federated.transport.body import check_compression
-from genesis.federated.transport.http.connection import Connection
+from genesis.federated.transport.http.connection import Connection, Received
 from genesis.federated.transport.http.reach import client_tls
 from genesis.federated.transport.http.reach import server_url as read_url
 from genesis.federated.transport.http.tokens import check_token, read_token
@@ -186,11 +186,19 @@ class FederatedClient:
                 metrics = dict(reply.meta["metrics"])
                 seconds = time.perf_counter() - started
                 self._trained(request.round, metrics, connection.welcome, seconds)
-            connection.reply(received, reply)
             if request.kind == "finish" and not reply.error:
                 self._model = _final_model(prepared, request, self.device)
                 self._say("received the final model")
+                self._thank(received, reply, connection)
                 return
+            connection.reply(received, reply)
+
+    def _thank(self, received: Received, reply: Reply, connection: Connection) -> None:
+        """Tell the server that the final model is here, which is true even if it does not hear."""
+        try:
+            connection.reply(received, reply)
+        except FederationError as error:
+            log.warning("the server may not know that the final model was received: %s", error)
 
     def _trained(
         self, round: int, metrics: dict[str, float], welcome: Mapping[str, Any], seconds: float

@@ -49,25 +49,44 @@ class Parts:
         """
         if self.folder is None:
             self._memory[rounds] = run, _copies(state)
-            for old in sorted(self._memory)[:-KEPT]:
-                del self._memory[old]
-            return
-        write_part(folder_of_round(self.folder, rounds), number, run, state)
+        else:
+            write_part(folder_of_round(self.folder, rounds), number, run, state)
         # Also those of later rounds: they belong to a run that is played anew from here.
-        for path in self.folder.glob("round-[0-9][0-9][0-9][0-9][0-9]"):
-            if not rounds - KEPT < int(path.name.removeprefix("round-")) <= rounds:
-                shutil.rmtree(path, ignore_errors=True)
+        for old in self._rounds():
+            if not rounds - KEPT < old <= rounds:
+                self._forget(old)
 
     def find(self, rounds: int, run: str, number: int) -> Mapping[str, Tensor] | None:
-        """The state kept after so many rounds of this run, if there is one.
+        """The last state kept in so many rounds of this run, if there is one.
+
+        A client that takes no part in a round remembers what it did before.
 
         Raises:
             ModelFileError: It is damaged.
         """
+        for kept in sorted(self._rounds(), reverse=True):
+            if kept <= rounds and (state := self._read(kept, run, number)) is not None:
+                return state
+        return None
+
+    def _rounds(self) -> list[int]:
+        """After how many rounds something was kept."""
         if self.folder is None:
-            kept, state = self._memory.get(rounds, ("", {}))
-            return _copies(state) if kept == run else None
-        return read_part(folder_of_round(self.folder, rounds), number, run)
+            return list(self._memory)
+        found = self.folder.glob("round-[0-9][0-9][0-9][0-9][0-9]")
+        return [int(path.name.removeprefix("round-")) for path in found]
+
+    def _read(self, rounds: int, run: str, number: int) -> Mapping[str, Tensor] | None:
+        if self.folder is not None:
+            return read_part(folder_of_round(self.folder, rounds), number, run)
+        kept, state = self._memory[rounds]
+        return _copies(state) if kept == run else None
+
+    def _forget(self, rounds: int) -> None:
+        if self.folder is not None:
+            shutil.rmtree(folder_of_round(self.folder, rounds), ignore_errors=True)
+        else:
+            del self._memory[rounds]
 
 
 def write_part(folder: Path, number: int, run: str, state: Mapping[str, Tensor]) -> None:

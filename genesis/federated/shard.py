@@ -32,7 +32,7 @@ from genesis.codes import Codes
 from genesis.devices import resolve_device
 from genesis.encoding.encoder import Encoder
 from genesis.encoding.numeric import NumericEncoding
-from genesis.errors import FederationError, GenesisError, PlanError
+from genesis.errors import DataError, FederationError, GenesisError, PlanError
 from genesis.federated.aggregation.divergence import jensen_shannon, wasserstein
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts, read_part, write_part
@@ -127,6 +127,7 @@ class Shard:
         self._run = ""  # tells this run from others that were kept in the same folder
         self._number = 0
         self._begun = False
+        self._kept: int | None = None  # rounds after which it last kept its part
         self._statistics: ShardStatistics | None = None
         self._codes: Codes | None = None
         self._model: GenerativeModel | None = None
@@ -207,7 +208,7 @@ class Shard:
         self._batch_size = batch_size_for(self._model, config, len(self._codes), encoder.rows)
         self._run = f"{meta['seed']} {meta['method']} {encoder.digest}"
         self._known = self._control = self._next_control = None
-        self._begun = False
+        self._begun, self._kept = False, None
         if "divergence" in meta["measures"]:
             self._measured = _divergences(encoder, self._codes)
         self.encoder = encoder
@@ -219,9 +220,7 @@ class Shard:
     def _train(self, request: Request) -> Reply:
         model, codes = self._ready()
         meta = request.meta
-        if not self._begun:
-            # A client that was started again, or whose server was, goes on from what it kept.
-            self.restore(self._parts.find(request.round, self._run, self._number) or {})
+        self._recall(request.round)
         epochs = self._choices.local_epochs or meta["epochs"]
         if self._known is None:
             self._known = model.get_vector()
@@ -247,6 +246,9 @@ class Shard:
                 self._next_control = model.mean_gradient()
                 sent = torch.cat([sent, self._next_control - self._control])
             arrays["vector"] = sent.numpy()
+        if self._parts.folder is not None:
+            # Before the server has the reply, so that it never knows more than this folder.
+            self._keep_or_warn(request.round + 1)
         return Reply(
             self.client_id,
             meta={"rows": len(codes), "metrics": metrics | self._measured},
@@ -320,12 +322,31 @@ class Shard:
 
     def _checkpoint(self, request: Request) -> Reply:
         """Keep what this client remembers after so many rounds."""
-        state = self.snapshot()
         if "directory" in request.local:
-            write_part(Path(request.local["directory"]), self._number, self._run, state)
+            folder = Path(request.local["directory"])
+            write_part(folder, self._number, self._run, self.snapshot())
         else:
-            self._parts.keep(int(request.meta["rounds"]), self._run, self._number, state)
+            rounds = int(request.meta["rounds"])
+            self._recall(rounds)
+            self._keep(rounds)
         return Reply(self.client_id)
+
+    def _recall(self, rounds: int) -> None:
+        """A client that was started again, or whose server was, goes on from what it kept."""
+        if not self._begun:
+            self.restore(self._parts.find(rounds, self._run, self._number) or {})
+
+    def _keep(self, rounds: int) -> None:
+        """Keep what this client remembers, if that was not done."""
+        if rounds != self._kept:
+            self._parts.keep(rounds, self._run, self._number, self.snapshot())
+            self._kept = rounds
+
+    def _keep_or_warn(self, rounds: int) -> None:
+        try:
+            self._keep(rounds)
+        except DataError as error:
+            log.warning("client '%s' kept no checkpoint: %s", self.client_id, error)
 
     def _restore(self, request: Request) -> Reply:
         """Continue from `_checkpoint` in the server's folder; a client without one starts anew.

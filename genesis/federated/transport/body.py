@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from genesis.errors import FederationError, PlanError, nearest_names
-from genesis.federated.messages import Arrays, Reply, Request, check_arrays
+from genesis.federated.messages import Arrays, Reply, Request, check_arrays, printable
 
 __all__ = [
     "COMPRESSIONS",
@@ -37,6 +37,7 @@ COMPRESSIONS = ("gzip", "zstd")
 MAX_JSON = 32 << 20  # bytes; the labels of a million categories fit
 HEADER = 1 << 16  # bytes for names and shapes of arrays
 WINDOW = 1 << 23  # bytes of memory that a zstd stream may ask for beside its output
+DEEPEST = 32  # containers within containers of JSON; comparing or printing them recurses
 
 Expected = Mapping[str, tuple[str, int]]
 
@@ -66,7 +67,7 @@ def decode_request(body: bytes | bytearray) -> Request:
         raise _foreign()
     try:
         wanted = {str(name): (str(dtype), int(n)) for name, (dtype, n) in expects.items()}  # type: ignore[union-attr]
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError, OverflowError):
         raise _foreign() from None
     return Request(kind, round, meta, arrays, wanted, values.get("setup") is True)
 
@@ -93,7 +94,7 @@ def decode_reply(body: bytes | bytearray, client_id: str, expects: Expected) -> 
         raise _foreign()
     check_arrays(arrays, {} if error else expects)
     # One line of printable text, because it ends up in logs and on terminals.
-    told = None if error is None else _printable(error)[:1000] or "a failure without a reason"
+    told = None if error is None else printable(error)[:1000] or "a failure without a reason"
     return Reply(client_id, meta, arrays, told)
 
 
@@ -147,26 +148,46 @@ def check_compression(how: str | None) -> str | None:
 
 
 def _encode(values: Mapping[str, Any], arrays: Arrays) -> bytes:
-    text = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    # A table's text may hold half of a surrogate pair, which strict UTF-8 does not.
+    encoded = np.frombuffer(text.encode("utf-8", "surrogatepass"), np.uint8)
     tensors = {f"array.{name}": np.ascontiguousarray(array) for name, array in arrays.items()}
-    return save({"json": np.frombuffer(text, np.uint8), **tensors})
+    return save({"json": encoded, **tensors})
 
 
 def _decode(body: bytes | bytearray) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """The JSON object and the arrays of a body."""
+    # A long header would be a million names, each of which is an object here.
+    if int.from_bytes(body[:8], "little") > HEADER:
+        raise _foreign()
     try:
         tensors = load(bytes(body))
         text = tensors.pop("json")
         if text.dtype != np.uint8 or text.nbytes > MAX_JSON:
             raise _foreign()
-        values = json.loads(text.tobytes())
+        values = json.loads(text.tobytes().decode("utf-8", "surrogatepass"))
         arrays = {name.removeprefix("array."): array for name, array in tensors.items()}
     except (SafetensorError, KeyError, ValueError, RecursionError, TypeError, OverflowError):
         # Their messages quote what came.
         raise _foreign() from None
     if not isinstance(values, dict) or not all(name.startswith("array.") for name in tensors):
         raise _foreign()
+    if _is_deeper(values, DEEPEST):
+        raise _foreign()
     return values, arrays
+
+
+def _is_deeper(values: dict[str, Any], levels: int) -> bool:
+    """Whether JSON values hold more containers within each other than so many."""
+    level: list[Any] = [values]
+    for _ in range(levels):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+    return bool(level)
 
 
 def _gunzip(body: bytes | bytearray, limit: int) -> bytes:
@@ -195,10 +216,6 @@ def _unzstd(body: bytes | bytearray, limit: int) -> bytes:
     except zstandard.ZstdError:
         raise FederationError("a body is not zstd, as it says") from None
     return bytes(found)
-
-
-def _printable(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _foreign() -> FederationError:

@@ -19,7 +19,6 @@ All paths are on the machine of the ServerApp.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +41,6 @@ from genesis.synthesizer import Synthesizer
 from genesis.tables import check_output, write_table
 
 __all__ = ["Settings", "app"]
-
-log = logging.getLogger(__name__)
 
 app = ServerApp()
 

@@ -223,7 +223,7 @@ def _record(message: Message, name: str) -> ConfigRecord:
 def _one_line(text: object) -> str:
     """What a node says, fit for a terminal."""
     printable = "".join(c if c.isprintable() else " " for c in str(text))
-    return " ".join(printable.split())[:1000]
+    return " ".join(printable.split())[:1000] or "nothing that can be read"
 
 
 def _sleep(pause: float, deadline: float) -> float:

@@ -30,6 +30,7 @@ from limits.strategies import FixedWindowRateLimiter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genesis.errors import FederationError
@@ -304,6 +305,8 @@ async def _chunks(request: Request, size: int) -> AsyncIterator[bytes]:
                 yield chunk
     except TimeoutError:
         raise RefusedError(408, "the body takes too long") from None
+    except ClientDisconnect:
+        raise RefusedError(400, "the body was cut short") from None
 
 
 def _patience(size: int) -> float:

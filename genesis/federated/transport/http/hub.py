@@ -187,7 +187,8 @@ class Hub:
         known = self.sessions.get(client_id)
         if self._roster is not None and client_id not in self._roster:
             raise RefusedError(409, f"the run has begun without client '{client_id}'")
-        if known is None and self.max_clients and len(self.sessions) >= self.max_clients:
+        others = set(self.names()) - {client_id}
+        if self._roster is None and self.max_clients and len(others) >= self.max_clients:
             raise RefusedError(409, f"the run is full: it takes {self.max_clients} clients")
         if known is not None and not known.left and not _is_secret(known, former):
             silent = self._clock() - (known.since if known.seen is None else known.seen)
@@ -231,6 +232,11 @@ class Hub:
     def leave(self, session: Session) -> None:
         """A client says goodbye. Its id is free, and it may come back."""
         session.left = True
+        if self._roster is None and self.sessions.get(session.client_id) is session:
+            # Nobody counts on it yet.
+            del self.sessions[session.client_id]
+            self._by_secret.pop(session.secret_hash, None)
+            self._remember()
 
     def check(self, session: Session) -> None:
         """Make sure that a client may go on.
@@ -342,8 +348,10 @@ class Hub:
             session.wake.set()
 
     def names(self) -> list[str]:
-        """Clients that have joined, or belong to the run."""
-        return sorted(set(self.sessions) | (self._roster or frozenset()))
+        """Clients of the run; until it begins, those who have joined and are still there."""
+        if self._roster is not None:
+            return sorted(self._roster)
+        return sorted(name for name in list(self.sessions) if self.is_present(name))
 
     def silence(self, client_id: str) -> float | None:
         """Seconds since a client was last heard of; None if it never was."""
@@ -353,9 +361,9 @@ class Hub:
         return self._clock() - session.seen
 
     def is_present(self, client_id: str) -> bool:
-        """Whether a client was heard of lately."""
-        silent = self.silence(client_id)
-        return silent is not None and silent < self.patience
+        """Whether a client was heard of lately, and has not said goodbye since."""
+        session, silent = self.sessions.get(client_id), self.silence(client_id)
+        return not (session is None or session.left or silent is None or silent >= self.patience)
 
     def untold(self) -> set[str]:
         """Clients that are there and do not know yet that the run has ended."""
