@@ -107,6 +107,7 @@ def create_app(
     # No page of the interface in production: it would be public.
     app = FastAPI(title="genesis", openapi_url=None, docs_url=None, redoc_url=None)
     limiter = FixedWindowRateLimiter(MemoryStorage())
+    decoding = asyncio.Semaphore(2)  # it takes two more copies of a body, for a moment
 
     def refuse_token(request: Request) -> HTTPException:
         """The answer to a wrong token: slower and slower for whoever guesses."""
@@ -194,7 +195,8 @@ def create_app(
             return decode_reply(plain, client.client_id, answered.expects)
 
         try:
-            decoded = await run_in_threadpool(decode)
+            async with decoding:
+                decoded = await run_in_threadpool(decode)
         except FederationError as error:
             raise RefusedError(422, str(error)) from None
         return {"accepted": hub.deliver(client, answered, decoded)}
