@@ -158,7 +158,7 @@ class FederatedServer(FederatedRun):
             __version__,
             max_clients=self.plan.max_clients,
             patience=self._patience,
-            on_join=self._remember if self._checkpoint is not None else None,
+            on_change=self._remember if self._checkpoint is not None else None,
         )
         if earlier is not None:
             hub.expect({name: self._secrets().get(name) for name in earlier.numbers})

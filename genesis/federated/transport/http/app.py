@@ -73,7 +73,7 @@ class Join(BaseModel):
 
 
 class Chunked(Response):
-    """Bytes that are sent piece by piece, and no longer than their size needs."""
+    """Bytes that are sent piece by piece; the listener cuts off who takes them too slowly."""
 
     def __init__(self, content: bytes, headers: Mapping[str, str]) -> None:
         super().__init__(None, headers=dict(headers), media_type="application/octet-stream")
@@ -83,11 +83,10 @@ class Chunked(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         view = memoryview(self.content)
-        async with asyncio.timeout(_patience(len(view))):
-            for start in range(0, len(view), CHUNK):
-                more = start + CHUNK < len(view)
-                part = bytes(view[start : start + CHUNK])
-                await send({"type": "http.response.body", "body": part, "more_body": more})
+        for start in range(0, len(view), CHUNK):
+            more = start + CHUNK < len(view)
+            part = bytes(view[start : start + CHUNK])
+            await send({"type": "http.response.body", "body": part, "more_body": more})
 
 
 def create_app(

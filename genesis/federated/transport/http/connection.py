@@ -27,7 +27,12 @@ from genesis.federated.transport.http.protocol import (
     TASK,
     VERSION,
 )
-from genesis.federated.transport.http.reach import explain, is_hopeless
+from genesis.federated.transport.http.reach import (
+    explain,
+    is_hopeless,
+    is_loopback,
+    speaks_tls,
+)
 
 __all__ = ["Connection", "Received"]
 
@@ -37,6 +42,7 @@ LARGEST_TASK = 1 << 30  # bytes
 LARGEST_ANSWER = 1 << 20  # bytes of everything else
 TAKEN_SECONDS = 25.0  # how long a client that was killed waits for its former session to end
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0  # seconds before a request is sent again
+GOODBYE_SECONDS = 2.0  # that a client which has somewhere to go waits for a server
 
 
 @dataclass(frozen=True)
@@ -119,9 +125,11 @@ class Connection:
             base_url=url,
             headers=headers,
             verify=tls,
+            # What goes to this machine must not go round by a proxy, which would leave it.
+            trust_env=not is_loopback(httpx.URL(url).host),
             timeout=httpx.Timeout(30.0, connect=10.0, read=POLL_SECONDS + 15.0),
         )
-        self._heard = time.monotonic()
+        self._heard, self._known = time.monotonic(), False
         self._ended: FederationError | None = None
         self._closing = Event()
         self._heart = Thread(target=self._beat, name="genesis-client", daemon=True)
@@ -142,9 +150,9 @@ class Connection:
         trace: TracebackType | None,
     ) -> None:
         self._closing.set()
-        self._heart.join(timeout=5.0)
+        self._heart.join(GOODBYE_SECONDS)
         try:
-            self._send("POST", "v1/leave", limit=LARGEST_ANSWER)
+            self._send("POST", "v1/leave", limit=LARGEST_ANSWER, seconds=GOODBYE_SECONDS)
         except (httpx.HTTPError, FederationError):
             pass  # it is gone, or forgets us after a while
         finally:
@@ -221,6 +229,7 @@ class Connection:
             pause: float | None = None
             try:
                 answer = self._send(method, path, limit=limit, content=content)
+                self._known = True
                 if answer.status < 500:
                     self._heard = time.monotonic()
                 if answer.status < 300:
@@ -237,7 +246,7 @@ class Connection:
                 why = f"status {answer.status}"
             except httpx.TransportError as error:
                 found = explain(error, self._http.base_url)
-                if is_hopeless(error):
+                if is_hopeless(error) or self._is_turned_away(error, failures):
                     raise found from None
                 why = f"{found.what}: {found.got}" if found.got else found.what
             failures += 1
@@ -246,11 +255,34 @@ class Connection:
             # Different for every client, so that a server that comes back is not run over.
             time.sleep(max(pause or 0.0, growing) * random.uniform(0.5, 1.5))
 
-    def _send(self, method: str, path: str, *, limit: int, content: bytes | None = None) -> _Answer:
+    def _is_turned_away(self, error: httpx.TransportError, failures: int) -> bool:
+        """Whether a server that has never answered takes connections only to cut them.
+
+        So does one with TLS if it is spoken to without; and one that does not accept a client's
+        certificate, whose reason gets lost: in TLS 1.3 the client has connected by then.
+        """
+        broken = isinstance(error, httpx.ReadError | httpx.WriteError | httpx.RemoteProtocolError)
+        if self._known or not broken:
+            return False
+        url = self._http.base_url
+        return failures >= self._attempts if url.scheme == "https" else speaks_tls(url)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        limit: int,
+        content: bytes | None = None,
+        seconds: float | None = None,
+    ) -> _Answer:
         """One request, and its answer of at most limit bytes."""
         headers = {} if self.secret is None else {SESSION: self.secret}
+        timeout = self._http.timeout if seconds is None else seconds
         body = bytearray()
-        with self._http.stream(method, path, content=content, headers=headers) as response:
+        with self._http.stream(
+            method, path, content=content, headers=headers, timeout=timeout
+        ) as response:
             for chunk in response.iter_raw():
                 body += chunk
                 if len(body) > limit:

@@ -136,7 +136,8 @@ class Hub:
         version: Of the program; clients must have the same.
         max_clients: How many may join, or None.
         patience: Seconds of silence after which a client counts as absent.
-        on_join: Called with client id -> hash of its session's secret after every join.
+        on_change: Called with client id -> hash of its session's secret, of all that are there,
+            whenever somebody joins or leaves.
         clock: Seconds.
     """
 
@@ -146,7 +147,7 @@ class Hub:
         *,
         max_clients: int | None = None,
         patience: float = 60.0,
-        on_join: Callable[[Mapping[str, str]], None] | None = None,
+        on_change: Callable[[Mapping[str, str]], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.version, self.max_clients, self.patience = version, max_clients, patience
@@ -154,7 +155,7 @@ class Hub:
         self.pending: dict[str, Task] = {}
         self.received = self.sent = 0
         self.told: set[str] = set()
-        self._on_join, self._clock = on_join, clock
+        self._on_change, self._clock = on_change, clock
         self._by_secret: dict[str, Session] = {}
         self._roster: frozenset[str] | None = None
         self._setup: dict[str, dict[str, Task]] = {}
@@ -236,7 +237,7 @@ class Hub:
             # Nobody counts on it yet.
             del self.sessions[session.client_id]
             self._by_secret.pop(session.secret_hash, None)
-            self._remember()
+        self._remember()
 
     def check(self, session: Session) -> None:
         """Make sure that a client may go on.
@@ -376,8 +377,9 @@ class Hub:
             raise RunEndedError(self._end.state, self._end.reason)
 
     def _remember(self) -> None:
-        if self._on_join is not None:
-            self._on_join({name: each.secret_hash for name, each in self.sessions.items()})
+        if self._on_change is not None:
+            stay = {name: each for name, each in self.sessions.items() if not each.left}
+            self._on_change({name: each.secret_hash for name, each in stay.items()})
 
 
 def _check_id(client_id: str) -> None:

@@ -24,6 +24,8 @@ from genesis.federated.transport.http.app import CERTIFICATE
 __all__ = ["TLS", "Listener"]
 
 HEAD_SECONDS = 10.0  # from the first byte of a request to the end of its headers
+STUCK_SECONDS = 60.0  # that a client may take nothing of what is sent to it
+LINGER_SECONDS = 5.0  # in which the rest of a request that was refused may still come
 HEAD_BYTES = 1 << 19  # one read of a socket may hold the start of a body too
 CONNECTIONS = 1024  # in all
 CONNECTIONS_EACH = 256  # of one address: behind one gateway may be many clients
@@ -162,9 +164,9 @@ class _Ready:
 
 
 class _Connection(HttpToolsProtocol):
-    """A connection that is cut when its request takes too long to arrive, or there are too many.
+    """A connection that is cut when there are too many, or when it takes too long.
 
-    The server needs no worker for a connection, but each one costs memory and a descriptor.
+    That is: a request to arrive, a response to leave. The server needs no worker for a connection, but each one costs memory and a descriptor.
     """
 
     _open: ClassVar[Counter[str]] = Counter()
@@ -175,6 +177,8 @@ class _Connection(HttpToolsProtocol):
         self._name = _certificate_name(transport)
         self._head = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
+        self._stuck: asyncio.TimerHandle | None = None
         self._open[self._address] += 1
         self._wait_for_head()
         if self._open[self._address] > CONNECTIONS_EACH:
@@ -182,6 +186,8 @@ class _Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        for timer in filter(None, (self._rest, self._stuck)):
+            timer.cancel()
         self._open[self._address] -= 1
         if not self._open[self._address]:
             del self._open[self._address]
@@ -205,12 +211,25 @@ class _Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._whole = True
+        if self._rest is not None:
+            self._rest.cancel()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self._whole:  # it was refused before all of it had come, and may never end
-            self.transport.close()
+        if not self._whole:
+            # It was refused before all of it had come, and may never end. To close at once would
+            # be to reset the connection under a client that still sends, and never reads why.
+            self._rest = self.loop.call_later(LINGER_SECONDS, self.transport.abort)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stuck = self.loop.call_later(STUCK_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._stuck is not None:
+            self._stuck.cancel()
+        super().resume_writing()
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
@@ -239,7 +258,7 @@ def _bind(host: str, port: int) -> socket.socket:
     """A listening socket."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=512)
+        listening = socket.create_server((host, port), family=family, backlog=512)
     except (socket.gaierror, UnicodeError) as error:
         raise PlanError(
             f"this machine has no address '{host}'", do="listen at 127.0.0.1 or 0.0.0.0"
@@ -252,6 +271,10 @@ def _bind(host: str, port: int) -> socket.socket:
             got=(error.strerror or "an error").lower(),
             do="choose another port, or stop the program that has it",
         ) from error
+    # Inherited by connections, to which asyncio gives it only if it made the socket itself. Else
+    # the second part of every response waits 40 ms for the acknowledgement of the first.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def _no_password() -> str:

@@ -13,7 +13,15 @@ import httpx
 
 from genesis.errors import FederationError, PlanError
 
-__all__ = ["client_tls", "explain", "is_hopeless", "is_loopback", "place_of", "server_url"]
+__all__ = [
+    "client_tls",
+    "explain",
+    "is_hopeless",
+    "is_loopback",
+    "place_of",
+    "server_url",
+    "speaks_tls",
+]
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +135,20 @@ def is_hopeless(error: httpx.HTTPError) -> bool:
     return isinstance(error, httpx.UnsupportedProtocol)
 
 
+def speaks_tls(url: httpx.URL, seconds: float = 5.0) -> bool:
+    """Whether whoever answers at an address with http:// wants https://."""
+    anybody = ssl.create_default_context()
+    anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((url.host, url.port or 80), seconds) as connection,
+            anybody.wrap_socket(connection),
+        ):
+            return True
+    except OSError:
+        return False
+
+
 def explain(error: httpx.HTTPError, url: httpx.URL) -> FederationError:
     """Why there is no answer, in words; those of the libraries may quote the other side."""
     place = place_of(url)
@@ -166,10 +188,13 @@ def explain(error: httpx.HTTPError, url: httpx.URL) -> FederationError:
                     do="check the address, and whether a firewall is in the way",
                 )
             case ConnectionResetError() | httpx.RemoteProtocolError() | httpx.ReadError():
-                hint = "use https:// if the server has a certificate"
+                hints = {
+                    "http": "use https:// if the server has a certificate",
+                    "https": "if it wants a certificate, give one that it accepts: ssl_cert and "
+                    "ssl_key (--ssl-cert, --ssl-key)",
+                }
                 return FederationError(
-                    f"the server at {place} broke off the connection",
-                    do=hint if url.scheme == "http" else "see what it logs",
+                    f"the server at {place} broke off the connection", do=hints[url.scheme]
                 )
             case OSError(strerror=str() as reason):
                 return FederationError(
