@@ -36,11 +36,11 @@ from safetensors.torch import load, save
 import genesis
 from genesis.encoding.encoder import Encoder
 from genesis.errors import DataError, FederationError, GenesisError, PlanError, SchemaError
+from genesis.federated.flower.transport import ASK, HELLO, keep_setup
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts
 from genesis.federated.shard import LocalChoices, Shard
 from genesis.federated.transport.body import decode_request, encode_reply
-from genesis.federated.transport.flower.transport import ASK, HELLO, keep_setup
 from genesis.schema import Schema
 from genesis.synthesizer import Synthesizer
 from genesis.tables import check_output, read_table

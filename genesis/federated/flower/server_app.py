@@ -33,9 +33,9 @@ from genesis.federated.callbacks import Callback
 from genesis.federated.callbacks.checkpoint import CheckpointCallback
 from genesis.federated.callbacks.round import RoundCallback
 from genesis.federated.checkpoint import Checkpoint, checkpoint_seed
+from genesis.federated.flower.transport import FlowerTransport
 from genesis.federated.plan import Plan, read_choices
 from genesis.federated.rounds import Federation
-from genesis.federated.transport.flower.transport import FlowerTransport
 from genesis.schema import Schema
 from genesis.synthesizer import Synthesizer
 from genesis.tables import check_output, write_table

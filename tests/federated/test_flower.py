@@ -1,0 +1,621 @@
+"""The rounds over Flower: through its own message, context and record types, in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import genesis
+from genesis import DataError, FederatedSynthesizer, FederationError, PlanError, Synthesizer
+from genesis.federated.callbacks import RoundReport
+from genesis.federated.messages import Reply, Request
+from genesis.federated.plan import Plan
+from genesis.federated.rounds import Federation
+from genesis.federated.transport.body import decode_reply, encode_reply, encode_request
+from tests.dirty import QUICK, QUICK_TVAE, dirty_table
+from tests.federated.flower_grid import FlowerTransport, MemoryGrid, write_tables
+
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict  # isort: skip
+from flwr.clientapp import ClientApp  # isort: skip
+from flwr.serverapp import ServerApp  # isort: skip
+from genesis.federated.flower import client_app, server_app  # isort: skip
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ROOT / "examples" / "flower"
+NO_INSTALLATION = "--disable-runtime-dependency-installation"
+CONFIGS: dict[str, dict[str, Any]] = {"ctgan": QUICK, "tvae": QUICK_TVAE}
+
+
+def tables(k: int = 3, n: int = 300) -> dict[str, pd.DataFrame]:
+    table = dirty_table(n)
+    return {f"site_{i}": table.iloc[i::k].reset_index(drop=True) for i in range(k)}
+
+
+def grid_of(folder: Path, k: int = 3, **options: Any) -> MemoryGrid:
+    return MemoryGrid(write_tables(tables(k), folder), **options)
+
+
+def train(grid: MemoryGrid, plan: Plan, fewest: int | None = None) -> Federation:
+    transport = FlowerTransport(grid)
+    transport.wait_for((), len(grid.contexts) if fewest is None else fewest, 0.3)
+    federation = Federation(plan, transport)
+    federation.run()
+    return federation
+
+
+def quick_plan(**choices: Any) -> Plan:
+    return Plan(**{"method": "tvae", "config": QUICK_TVAE, "n_rounds": 2, "seed": 3, **choices})
+
+
+def silent(*_: object) -> None:
+    """A node that never answers."""
+
+
+def vector_of(federation: Federation) -> torch.Tensor:
+    assert federation.state is not None
+    return federation.state.vector
+
+
+def server_context(**run_config: Any) -> Context:
+    return Context(7, 1, {}, RecordDict(), run_config)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 0], ids=["one process", "two", "one a message"])
+@pytest.mark.parametrize(
+    ("method", "choices"),
+    [
+        ("ctgan", {}),
+        ("tvae", {"aggregation": "scaffold", "client_fraction": 0.6}),
+        ("ctgan", {"synchronize": "generator", "max_grad_norm": 0.5}),
+    ],
+    ids=["fedavg", "scaffold", "local critics"],
+)
+def test_it_is_the_simulation_bit_for_bit(
+    method: str, choices: dict[str, Any], processes: int, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"n_rounds": 3, "local_epochs": 1, "seed": 5, **choices}
+    simulated = FederatedSynthesizer(method, CONFIGS[method], device="cpu", **options)
+    simulated.fit(tables())
+    grid = grid_of(tmp_path, processes=processes)
+    federation = train(grid, Plan(method=method, config=CONFIGS[method], **options))
+    assert torch.equal(vector_of(federation), simulated.model.model.get_vector())
+    assert [r.metrics for r in federation.reports] == [r.metrics for r in simulated.history]
+
+
+def test_the_server_app_writes_what_the_simulation_generates(tmp_path: Path) -> None:
+    plan = tmp_path / "plan.toml"
+    plan.write_text(Plan(method="tvae", config=QUICK_TVAE, n_rounds=9, seed=1).to_toml())
+    grid = grid_of(tmp_path)
+    model, synthetic = tmp_path / "final.model", tmp_path / "synthetic.parquet"
+    server_app.app(
+        grid,
+        server_context(
+            plan=str(plan),
+            n_rounds=2,
+            seed=8,
+            min_clients=3,
+            discrete_columns="visits, sex",
+            model=str(model),
+            synthetic=str(synthetic),
+            rows=77,
+            method="",
+            device="cpu",
+            **{"config.epochs": 4},
+        ),
+    )
+    simulated = FederatedSynthesizer(
+        "tvae", {**QUICK_TVAE, "epochs": 4}, n_rounds=2, seed=8, min_clients=3, device="cpu"
+    ).fit(tables(), discrete_columns=["visits", "sex"])
+    genesis.write_table(simulated.generate(77), same := tmp_path / "same.parquet")
+    assert synthetic.read_bytes() == same.read_bytes()
+    loaded = Synthesizer.load(model, device="cpu")
+    assert loaded.generate(20, seed=1).equals(simulated.model.generate(20, seed=1))
+    # The run is over: nodes keep neither tables nor models.
+    assert client_app._shards == {}
+    for context in grid.contexts.values():
+        assert context.state["genesis"]["snapshot"] == b""
+        assert context.state["genesis"]["setup"] == []
+
+
+def test_a_node_has_a_say_in_its_training_and_gets_the_model(tmp_path: Path) -> None:
+    plan = quick_plan()
+    configs = write_tables(tables(), tmp_path)
+    for config in configs:
+        config |= {"max-grad-norm": 0.01, "clip-per-layer": True}
+    configs[1]["model"] = str(tmp_path / "own.model")
+    federation = train(MemoryGrid(configs, processes=0), plan)
+    simulated = FederatedSynthesizer(
+        "tvae", QUICK_TVAE, n_rounds=2, seed=3, max_grad_norm=0.01, clip_per_layer=True
+    ).fit(tables())
+    assert torch.equal(vector_of(federation), simulated.model.model.get_vector())
+    own = Synthesizer.load(tmp_path / "own.model", device="cpu")
+    assert own.generate(20, seed=1).equals(simulated.model.generate(20, seed=1))
+
+
+def test_no_path_of_the_server_and_no_schema_of_flower_crosses(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path, 2)
+    transport = FlowerTransport(grid)
+    transport.wait_for((), 2, 5)
+    requests = {"site_0": Request("checkpoint", meta={"rounds": 1}, local={"directory": "/secret"})}
+    list(transport.exchange(requests, timeout=5))
+    assert b"/secret" not in grid.pushed[-1].content["body"]["body"]
+
+
+def test_equal_requests_are_the_same_bytes_and_no_message_can_be_guessed(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path, 3)
+    transport = FlowerTransport(grid)
+    transport.wait_for((), 3, 5)
+    request = Request("describe", meta={"discrete_columns": []})
+    assert len(list(transport.exchange(dict.fromkeys(tables(3), request), timeout=5))) == 3
+    sent = [message.content for message in grid.pushed[-3:]]
+    assert len({content["body"].object_id for content in sent}) == 1
+    assert len({content["turn"]["nonce"] for content in sent}) == 3
+
+
+# --- joining ---
+
+
+def test_it_waits_for_nodes_that_come_later(tmp_path: Path) -> None:
+    class Late(MemoryGrid):
+        looks = 0
+
+        def get_node_ids(self) -> list[int]:
+            self.looks += 1
+            return super().get_node_ids()[: self.looks]
+
+    transport = FlowerTransport(grid := Late(write_tables(tables(), tmp_path)))
+    transport.wait_for((), 3, 10)
+    assert [info.client_id for info in transport.clients()] == sorted(tables())
+    del grid.contexts[101]
+    assert [info.present for info in transport.clients()] == [True, False, True]
+
+
+def test_too_few_nodes_are_an_error_that_says_why(tmp_path: Path) -> None:
+    configs = write_tables(tables(), tmp_path)
+    configs[1]["data"] = str(tmp_path / "nothing.csv")
+    del configs[2]["client-id"]
+    grid = MemoryGrid([*configs, *write_tables({"mute": dirty_table(50)}, tmp_path)])
+    grid.handlers[103] = silent
+    with pytest.raises(FederationError) as caught:
+        FlowerTransport(grid).wait_for((), 2, 0.2)
+    text = str(caught.value)
+    assert "too few clients joined within 0.2 s; got 1, min_clients is 2" in text
+    assert "node 101: a file of this node cannot be used" in text
+    assert "node 102: the node config has no 'client-id'" in text
+    assert str(tmp_path) not in text  # a path of the node's machine stays there
+
+
+def test_enough_nodes_begin_without_one_that_never_answers(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path, 3)
+    grid.handlers[101] = silent
+    transport = FlowerTransport(grid)
+    transport.wait_for((), 2, 0.2)
+    assert [info.client_id for info in transport.clients()] == ["site_0", "site_2"]
+
+
+def test_no_nodes_at_all_end_in_an_error() -> None:
+    with pytest.raises(FederationError, match="too few clients joined"):
+        server_app.app(MemoryGrid([]), server_context(join_timeout=0.1))
+
+
+def test_two_nodes_of_one_name_are_refused(tmp_path: Path) -> None:
+    configs = write_tables(tables(2), tmp_path)
+    grid = MemoryGrid([configs[0], configs[1], configs[0]])
+    with pytest.raises(FederationError, match=r"client 'site_0'; got nodes 100 and 102; give"):
+        FlowerTransport(grid).wait_for((), 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ({}, "it says no name"),
+        ({"client_id": 3, "version": genesis.__version__}, "it says no name"),
+        ({"client_id": "x" * 101, "version": genesis.__version__}, "it says no name"),
+        ({"client_id": "a\x1b[2Jb", "version": genesis.__version__}, "its name cannot be printed"),
+        ({"client_id": "a", "version": "0.0"}, "it has version 0.0, and the server"),
+        ({"error": "two\nlines\x1b[2J"}, "node 102: two lines [2J"),
+        ({"error": ""}, "node 102: nothing that can be read"),
+    ],
+)
+def test_a_node_that_is_no_client_is_left_out(
+    told: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    grid = grid_of(tmp_path)
+    grid.handlers[102] = lambda message, _: Message(
+        RecordDict({"turn": ConfigRecord(told)}), reply_to=message
+    )
+    with pytest.raises(FederationError, match="too few clients") as caught:
+        FlowerTransport(grid).wait_for((), 3, 0.1)
+    assert reason in str(caught.value)
+
+
+# --- failing ---
+
+
+def at_training(answer: Callable[[Message, Context], Message | None]) -> Any:
+    """A node that is like others until it is asked to train."""
+
+    def handle(message: Message, context: Context) -> Message | None:
+        if "body" in message.content:
+            body = message.content["body"]["body"]
+            assert isinstance(body, bytes)
+            if b'"kind":"train"' in body:
+                return answer(message, context)
+        return client_app.app(message, context)
+
+    return handle
+
+
+def only_report(grid: MemoryGrid, **choices: Any) -> RoundReport:
+    [report] = train(grid, quick_plan(n_rounds=1, min_clients=2, **choices)).reports
+    return report
+
+
+def test_a_node_that_raises_fails_its_round_only(tmp_path: Path) -> None:
+    def fail(*_: object) -> Message:
+        raise MemoryError("far\ntoo large")
+
+    grid = grid_of(tmp_path)
+    grid.handlers[101] = at_training(fail)
+    report = only_report(grid)
+    assert report.failed == {"site_1": "<class 'MemoryError'>:<'far too large'>"}
+    assert report.clients == ("site_0", "site_2")
+
+
+def test_a_node_that_never_answers_dropped_out(tmp_path: Path) -> None:
+    grid = grid_of(tmp_path)
+    grid.handlers[101] = at_training(silent)
+    report = only_report(grid, timeout_seconds=0.3)
+    assert report.dropped == ("site_1",)
+    assert report.clients == ("site_0", "site_2")
+
+
+@pytest.mark.parametrize("reason", ["", "\n\x00", None])
+def test_a_failure_without_a_reason_is_one(reason: str | None, tmp_path: Path) -> None:
+    grid = grid_of(tmp_path)
+    grid.handlers[101] = at_training(lambda message, _: Message(Error(8, reason), reply_to=message))
+    assert list(only_report(grid).failed) == ["site_1"]
+
+
+@pytest.mark.parametrize("code", [3, 4, 5])
+def test_what_flower_says_of_a_node_that_is_gone_is_no_failure(code: int, tmp_path: Path) -> None:
+    grid = grid_of(tmp_path)
+    grid.handlers[101] = at_training(
+        lambda message, _: Message(Error(code, "Node Unavailable"), reply_to=message)
+    )
+    assert only_report(grid).dropped == ("site_1",)
+
+
+def records(**named: Mapping[str, Any]) -> RecordDict:
+    return RecordDict({name: ConfigRecord(dict(values)) for name, values in named.items()})
+
+
+def update(**arrays: Any) -> bytes:
+    return encode_reply(Reply("", {"rows": 100, "metrics": {}}, arrays))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (records(), "its reply is not one of this program"),
+        (records(body={"body": b"\x80\x04pickle"}, turn={"handled": 9}), "not a message of this"),
+        (records(body={"body": b""}, turn={"handled": 9}), "not a message of this"),
+        (records(body={"body": "text"}, turn={"handled": 9}), "not one of this program"),
+        (records(body={"body": update()}, turn={"handled": "9"}), "not one of this program"),
+        (records(body={"body": update()}, turn={}), "not one of this program"),
+        (records(body={"body": update()}, turn={"handled": 9}), "holds other arrays"),
+        (records(turn={"lost": True}), "not one of this program"),
+        (
+            records(body={"body": update(vector=np.zeros(3, np.float32))}, turn={"handled": 9}),
+            "'vector' of the wrong shape",
+        ),
+        (records(body={"body": b"x" * (40 << 20)}, turn={"handled": 9}), "its reply is too large"),
+    ],
+)
+def test_a_hostile_reply_costs_its_sender_the_round(
+    content: RecordDict, reason: str, tmp_path: Path
+) -> None:
+    grid = grid_of(tmp_path)
+    grid.handlers[101] = at_training(lambda message, _: Message(content, reply_to=message))
+    report = only_report(grid)
+    assert reason in report.failed["site_1"]
+    assert report.clients == ("site_0", "site_2")
+
+
+# --- a node ---
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[tuple[MemoryGrid, FlowerTransport]]:
+    grid = grid_of(tmp_path, 1)
+    transport = FlowerTransport(grid)
+    transport.wait_for((), 1, 5)
+    yield grid, transport
+    client_app._shards.clear()
+
+
+def reply_to(content: RecordDict, context: Context) -> Reply:
+    """What the app replies, which must not raise whatever it is sent."""
+    message = Message(content, 100, "query.ask", ttl=5)
+    reply = client_app.app(message, context).content
+    return decode_reply(reply["body"]["body"], "site_0", {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        records(),
+        records(body={"body": b"{}"}, turn={"handled": 0}),
+        records(body={"body": "text"}, turn={"handled": 0}),
+        records(body={"body": encode_request(Request("shutdown"))}, turn={"handled": 0}),
+        records(body={"body": encode_request(Request("train"))}, turn={"handled": 0}),
+        records(body={"body": b""}, turn={"handled": "x"}),
+        records(body={"body": b""}, turn={"handled": 9}, setup={"bodies": [b"x"]}),
+        records(body={"body": b""}, turn={"handled": 9}, setup={}),
+    ],
+)
+def test_a_node_answers_anything(
+    content: RecordDict, node: tuple[MemoryGrid, FlowerTransport]
+) -> None:
+    context = node[0].contexts[100]
+    assert reply_to(content, context).error
+    described = Request("describe", meta={"discrete_columns": []})
+    again = records(body={"body": encode_request(described)}, turn={"handled": 0})
+    assert reply_to(again, context).error is None
+
+
+def test_no_text_of_a_foreign_error_leaves_the_node(
+    node: tuple[MemoryGrid, FlowerTransport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: str) -> pd.DataFrame:
+        raise ValueError("could not convert 'Mrs Jones, 41'")
+
+    monkeypatch.setattr(client_app, "read_table", fail)
+    client_app._shards.clear()
+    content = records(body={"body": encode_request(Request("describe"))}, turn={"handled": 0})
+    assert reply_to(content, node[0].contexts[100]).error == "an unexpected ValueError"
+
+
+def test_a_node_knows_nothing_of_another_run(node: tuple[MemoryGrid, FlowerTransport]) -> None:
+    """Flower hands the state of one run of a series to the next."""
+    grid, transport = node
+    Federation(quick_plan(n_rounds=1), transport).run()
+    old = grid.contexts[100]
+    assert client_app.Memory.of(old).handled > 3
+    new = Context(8, old.node_id, old.node_config, old.state, {})
+    assert client_app.Memory.of(new) == client_app.Memory("8")
+
+
+@pytest.mark.parametrize("processes", [1, 0])
+def test_a_node_that_lost_its_context_begins_again(processes: int, tmp_path: Path) -> None:
+    """As a SuperNode does that is started again with its key."""
+    grid = grid_of(tmp_path, processes=processes)
+    plan = quick_plan(n_rounds=3)
+    transport = FlowerTransport(grid)
+    transport.wait_for((), 3, 5)
+
+    def restart(message: Message, context: Context) -> Message | None:
+        context.state.clear()
+        client_app._shards.clear()
+        grid.handlers[101] = client_app.app
+        return client_app.app(message, context)
+
+    grid.handlers[101] = at_training(restart)
+    federation = Federation(plan, transport)
+    federation.run()
+    assert [report.clients for report in federation.reports] == [tuple(tables())] * 3
+    assert torch.isfinite(vector_of(federation)).all()
+
+
+def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    choices = {"method": "tvae", "seed": 4, "local_epochs": 1, "min_clients": 3}
+    configs = write_tables(tables(), tmp_path)
+    for config in configs:
+        config["checkpoint"] = str(tmp_path / "own" / config["client-id"])
+    plan = tmp_path / "plan.toml"
+    plan.write_text(Plan(config=QUICK_TVAE, **choices).to_toml())
+    saved = tmp_path / "saved"
+
+    def rounds(n: int, run_id: int, **run_config: Any) -> pd.DataFrame:
+        path = tmp_path / "synthetic.parquet"
+        said = {"plan": str(plan), "synthetic": str(path), "n_rounds": n, "rows": 40}
+        grid = MemoryGrid(configs, processes=0, run_id=run_id)
+        server_app.app(grid, server_context(**said, **run_config))
+        return genesis.read_table(path)
+
+    straight = rounds(4, 1)
+    rounds(2, 2, checkpoint=str(saved))
+    resumed = rounds(4, 3, checkpoint=str(saved), resume=True)
+    assert resumed.equals(straight)
+
+
+# --- the run config and the bundle ---
+
+
+@pytest.mark.parametrize(
+    ("run_config", "message"),
+    [
+        ({"n_round": 3}, "the run config has no 'n_round'; did you mean n_rounds"),
+        ({"config": "x"}, "the run config has no 'config'"),
+        ({"seed.x": 3}, "the run config has no 'seed.x'"),
+        ({"config.epochz": 3}, "epochz"),
+        ({"n_rounds": 0}, "n_rounds must be a whole number"),
+        ({"plan": "/no/such/plan.toml"}, "cannot be read; got No such file"),
+        ({"rows": -1}, "rows in the run config is impossible"),
+        ({"rows": True}, "rows in the run config is impossible"),
+        ({"rows": 1.5}, "rows in the run config is impossible"),
+        ({"join_timeout": "long"}, "join_timeout in the run config is impossible"),
+        ({"resume": "yes"}, "resume in the run config is impossible"),
+        ({"resume": True}, "there is nothing to resume from"),
+        ({"device": "abacus"}, "unknown device 'abacus'"),
+    ],
+)
+def test_a_run_config_that_is_wrong_is_told_before_anybody_is_asked(
+    run_config: dict[str, Any], message: str
+) -> None:
+    grid = MemoryGrid([])
+    with pytest.raises(PlanError) as caught:
+        server_app.app(grid, server_context(**run_config))
+    assert message in str(caught.value)
+    assert grid.pushed == []
+
+
+@pytest.mark.parametrize("name", ["model", "synthetic"])
+def test_outputs_are_looked_at_before_anybody_is_asked(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        server_app.app(
+            MemoryGrid([]), server_context(**{name: str(tmp_path / "missing" / "file.csv")})
+        )
+
+
+def test_the_bundle_holds_no_code_and_says_nothing_that_is_not_understood() -> None:
+    assert [path.name for path in BUNDLE.iterdir()] == ["pyproject.toml"]
+    declared = tomllib.loads((BUNDLE / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    assert isinstance(server_app.app, ServerApp)
+    assert isinstance(client_app.app, ClientApp)
+    for name, app in declared["components"].items():
+        assert app == f"genesis.federated.flower.{name.removesuffix('app')}_app:app"
+    said = declared["config"]
+    flat = {k: v for k, v in said.items() if not isinstance(v, dict)}
+    flat |= {f"config.{k}": v for k, v in said["config"].items()}
+    settings = server_app.Settings.read(flat)
+    assert settings == server_app.Settings(Plan(seed=settings.plan.seed))
+
+
+# --- what Flower does besides ---
+
+
+def run_program(home: Path, *lines: str) -> subprocess.CompletedProcess[str]:
+    program = ["import warnings", "warnings.simplefilter('ignore', DeprecationWarning)", *lines]
+    return subprocess.run(
+        [sys.executable, "-c", "\n".join(program)],
+        # "1" is what Flower takes it for where nobody has said anything.
+        env={**os.environ, "FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    "before", ["", "import flwr.supercore.telemetry"], ids=["before Flower", "after Flower"]
+)
+def test_flower_reports_nothing_home(before: str, tmp_path: Path) -> None:
+    done = run_program(
+        tmp_path,
+        "import urllib.request",
+        "urllib.request.urlopen = lambda *args, **options: 1 / 0",
+        before,
+        "import genesis.federated.flower.transport",
+        "import threading",
+        "assert threading.active_count() == 1",
+        "from flwr.supercore.telemetry import EventType, event",
+        "assert event(EventType.PING).result() == 'disabled'",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_flower_the_extra_is_named(tmp_path: Path) -> None:
+    done = run_program(
+        tmp_path,
+        "import sys",
+        "sys.modules['flwr'] = None",
+        "from genesis import MissingExtraError",
+        "try: import genesis.federated.flower",
+        "except MissingExtraError as error: print(error)",
+    )
+    assert "pip install 'genesis-federated[flower]'" in done.stdout
+
+
+# --- a SuperLink and SuperNodes, by Flower's own commands ---
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def flower(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts commands; whatever is still running at the end is ended, also what they started."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "FLWR_HOME": str(tmp_path / "home"),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+    }
+
+    def start(*command: str) -> subprocess.Popen[bytes]:
+        log = (tmp_path / f"{len(started)}.log").open("wb")
+        with log:
+            process = subprocess.Popen(
+                command, env=environment, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT
+            )
+        started.append(process)
+        return process
+
+    started: list[subprocess.Popen[bytes]] = []
+    yield start
+    for process in reversed(started):
+        process.terminate()
+    for process in started:
+        try:
+            process.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    home = f"FLWR_HOME={tmp_path / 'home'}\0".encode()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if home in environ.read_bytes():
+                os.kill(int(environ.parent.name), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_flowers_own_commands_run_the_bundle(
+    flower: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    sites = {client: table[["sex", "smoker"]].head(100) for client, table in tables(2).items()}
+    link = f"127.0.0.1:{(port := free_port())}"
+    flower("flower-superlink", "--insecure", "--port", str(port), NO_INSTALLATION)
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            break
+        time.sleep(0.1)
+    for config in write_tables(sites, tmp_path):
+        told = " ".join(f'{name}="{value}"' for name, value in config.items())
+        node = ["flower-supernode", "--insecure", "--superlink", link, "--node-config", told]
+        flower(*node, "--port", str(free_port()))
+    (tmp_path / "home").mkdir(exist_ok=True)
+    (tmp_path / "home" / "config.toml").write_text(
+        f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "{link}"\ninsecure = true\n'
+    )
+    choices: dict[str, Any] = {"n_rounds": 2, "seed": 6, "min_clients": 2}
+    plan, synthetic = tmp_path / "plan.toml", tmp_path / "synthetic.parquet"
+    plan.write_text(Plan(method="tvae", config=QUICK_TVAE, **choices).to_toml())
+    said = f'plan="{plan}" synthetic="{synthetic}" rows=50 join_timeout=60'
+    run = flower("flwr", "run", str(BUNDLE), "here", "--stream", "--run-config", said)
+    assert run.wait(timeout=300) == 0
+    log = (tmp_path / "3.log").read_text()
+    assert "round 2/2: 2 clients" in log
+    simulated = FederatedSynthesizer("tvae", QUICK_TVAE, device="cpu", **choices).fit(sites)
+    genesis.write_table(simulated.generate(50), same := tmp_path / "same.parquet")
+    assert synthetic.read_bytes() == same.read_bytes()
