@@ -26,6 +26,7 @@ from genesis.tables import replace_file
 __all__ = ["FORMAT_VERSION", "Contents", "read_file", "write_file"]
 
 FORMAT_VERSION = 1
+PRIVATE = ("checkpoint", "part")  # they hold the critic, which has seen rows
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Contents:
 
 
 def write_file(path: str | os.PathLike[str], contents: Contents) -> None:
-    """Write a file whole or not at all.
+    """Write a file whole or not at all; one that belongs to a run for its owner alone.
 
     Args:
         path: Where to; one that is there is replaced.
@@ -75,7 +76,9 @@ def write_file(path: str | os.PathLike[str], contents: Contents) -> None:
     # One key, because safetensors writes several in any order: equal models are equal files.
     text = json.dumps(header, sort_keys=True, ensure_ascii=True)
     with replace_file(path) as temporary:
-        Path(temporary).write_bytes(save(tensors, metadata={"genesis": text}))
+        if stored.kind in PRIVATE:
+            temporary.touch(mode=0o600)  # and only then written to
+        temporary.write_bytes(save(tensors, metadata={"genesis": text}))
 
 
 def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
@@ -104,8 +107,8 @@ def read_file(path: str | os.PathLike[str], kind: str) -> Contents:
     try:
         header = json.loads(text)
         version, found, expected = header["version"], header["kind"], header["sha256"]
-        contents = Contents(kind, header["meta"], tensors)
-    except (KeyError, TypeError, ValueError) as error:
+        contents = Contents(kind, dict(header["meta"]), tensors)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is damaged", do="write or fetch it again") from error
     if version != FORMAT_VERSION:
         raise ModelFileError(

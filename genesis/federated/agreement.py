@@ -7,6 +7,7 @@ The server learns the names and kinds of columns, the labels that occur, and sum
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,11 @@ import numpy.typing as npt
 
 from genesis.encoding.encoder import Encoder
 from genesis.errors import FederationError, SchemaError
-from genesis.federated.clients import Clients, read
-from genesis.federated.messages import Reply, Request, check_arrays
+from genesis.federated.clients import MOST_ROWS, Clients, read
+from genesis.federated.messages import Reply, Request, check_arrays, printable
 from genesis.schema import Schema
-from genesis.statistics import PooledStatistics
-from genesis.values import Label
+from genesis.statistics import PooledStatistics, Question
+from genesis.values import Label, as_column
 
 __all__ = ["agree_on_schema", "ask_labels", "fit_encoder"]
 
@@ -37,7 +38,10 @@ def agree_on_schema(clients: Clients, discrete_columns: Sequence[str]) -> Schema
         reply.client_id: read(reply, lambda meta: Schema.from_dict(meta["schema"]))
         for reply in replies
     }
-    return Schema.merge(found).settle()
+    try:
+        return Schema.merge(found).settle()
+    except SchemaError as error:
+        raise SchemaError(printable(str(error))[:1000]) from error
 
 
 def ask_labels(
@@ -72,7 +76,7 @@ def fit_encoder(clients: Clients, schema: Schema, max_categories: int) -> Encode
         total = sum(question.size for question in questions)
         request = Request("count", meta=asked, expects={"counts": ("int64", total)})
         replies = clients.require(request, "count its values")
-        pooled.take(_sum_answers(replies, [question.size for question in questions]))
+        pooled.take(_sum_answers(replies, questions))
     if pooled.rows < 2:
         raise SchemaError(
             "there is too little to learn from", got=f"{pooled.rows} row", do="add rows"
@@ -89,22 +93,35 @@ def _labels(found: Mapping[str, Any], schema: Schema) -> dict[str, Sequence[Labe
     for name, known in found.items():
         if name not in schema.names or not isinstance(known, list):
             raise ValueError("labels of no column")
-        if not all(isinstance(label, str | int | float) and label == label for label in known):
-            raise ValueError("labels of no known type")
+        if not all(isinstance(label, str) or math.isfinite(label) for label in known):
+            raise ValueError("labels that are not finite")
+        # The very thing that is done with them when rows are generated.
+        as_column(schema[name], np.array([*known, None], dtype=object), known)
     return dict(found)
 
 
-def _sum_answers(replies: Sequence[Reply], sizes: Sequence[int]) -> list[npt.NDArray[np.int64]]:
+def _sum_answers(
+    replies: Sequence[Reply], questions: Sequence[Question]
+) -> list[npt.NDArray[np.int64]]:
     """The sums over the clients of their counts, one array a question."""
-    total = np.zeros(sum(sizes), dtype=np.int64)
+    ends = np.cumsum([question.size for question in questions])
+    total = np.zeros(ends[-1], dtype=np.int64)
     for reply in replies:
         check_arrays(reply.arrays, {"counts": ("int64", len(total))})
         counts = reply.arrays["counts"]
-        # No table has 2**53 rows, and sums of less do not overflow.
-        if (counts < 0).any() or (counts >= 2**53).any():
+        answers = np.split(counts, ends[:-1])
+        if (counts < 0).any() or not all(map(_is_possible, answers, questions)):
             raise FederationError(
                 f"client '{reply.client_id}' answered with counts that no table has",
                 do="give server and clients the same version",
             )
         total += counts
-    return np.split(total, np.cumsum(sizes)[:-1])
+    return np.split(total, ends[:-1])
+
+
+def _is_possible(counts: npt.NDArray[np.int64], question: Question) -> bool:
+    """Whether some table has these counts, none of which is negative."""
+    if counts.sum(dtype=np.float64) >= MOST_ROWS:
+        return False
+    # The outermost bins are those of what is no number.
+    return question.shift < 64 or question.labels is not None or not (counts[0] or counts[-1])

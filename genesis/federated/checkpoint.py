@@ -60,7 +60,7 @@ class Checkpoint:
 
     def write(self, directory: Path) -> None:
         """Replace the checkpoint in directory; the clients' parts are there already."""
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         meta = {
             "plan": self.plan.to_dict(),
             "encoder": self.encoder.to_dict(),
@@ -100,7 +100,7 @@ class Checkpoint:
                 used=frozenset(meta["used"]),
                 directory=folder_of_round(directory, len(reports)),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelFileError(f"{directory} holds a damaged checkpoint") from error
         _check_same(meta["plan"], plan, len(reports))
         return checkpoint
@@ -112,7 +112,11 @@ def checkpoint_seed(directory: str | Path) -> int:
     Raises:
         ModelFileError: There is no checkpoint, or it is damaged.
     """
-    return int(read_file(Path(directory) / FILE, "checkpoint").meta["plan"]["seed"])
+    meta = read_file(Path(directory) / FILE, "checkpoint").meta
+    try:
+        return int(meta["plan"]["seed"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelFileError(f"{directory} holds a damaged checkpoint") from error
 
 
 def _report(values: Mapping[str, object]) -> RoundReport:

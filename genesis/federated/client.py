@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 
 from genesis.devices import resolve_device
-from genesis.encoding.encoder import Encoder
 from genesis.errors import DataError, FederationError, PlanError
 from genesis.federated.callbacks.handlers import call_with_named, check_handler
+from genesis.federated.final_model import final_model
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts
 from genesis.federated.plan import check_number, check_whole, refuse_promises
@@ -187,7 +187,7 @@ class FederatedClient:
                 seconds = time.perf_counter() - started
                 self._trained(request.round, metrics, connection.welcome, seconds)
             if request.kind == "finish" and not reply.error:
-                self._model = _final_model(prepared, request, self.device)
+                self._model = final_model(prepared, request, self.device)
                 self._say("received the final model")
                 self._thank(received, reply, connection)
                 return
@@ -282,18 +282,3 @@ class FederatedClient:
                 temporary.write_text(json.dumps(values), encoding="utf-8")
         except (DataError, OSError) as error:
             log.warning("the session will not outlive this client: %s", error)
-
-
-def _final_model(prepared: Request | None, finish: Request, device: torch.device) -> Synthesizer:
-    """The global model, as the server has it."""
-    if prepared is None:
-        raise FederationError("the server sent a model without its encoder")
-    meta = prepared.meta
-    return Synthesizer.of_parameters(
-        meta["method"],
-        meta["config"],
-        Encoder.from_dict(meta["encoder"]),
-        torch.from_numpy(finish.arrays["vector"].copy()),
-        seed=meta["seed"],
-        device=device,
-    )

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from genesis.errors import FederationError, GenesisError
-from genesis.federated.messages import Reply, Request
+from genesis.federated.messages import Reply, Request, printable
 from genesis.federated.plan import Plan
 from genesis.federated.transport import Transport
 
-__all__ = ["Clients", "read", "whole"]
+__all__ = ["MOST_ROWS", "Clients", "read", "whole"]
+
+MOST_ROWS = 2**48  # that a table has; sums over clients do not overflow
 
 Answer = TypeVar("Answer")
 
@@ -146,9 +148,11 @@ def read(reply: Reply, reader: Callable[[Mapping[str, Any]], Answer]) -> Answer:
     """
     try:
         return reader(reply.meta)
+    except GenesisError as error:
+        # It may quote names of columns, which are the client's words.
+        text = printable(f"client '{reply.client_id}': {error}")
+        raise type(error)(text[:1000]) from error
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        if isinstance(error, GenesisError):
-            raise
         raise FederationError(
             f"client '{reply.client_id}' answered something else than it was asked",
             do="give server and clients the same version",
@@ -161,7 +165,7 @@ def whole(value: object) -> int:
     Raises:
         ValueError: It is no whole number, or negative.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**53:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MOST_ROWS:
         raise ValueError("not a number of rows")
     return value
 

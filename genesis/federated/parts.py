@@ -16,6 +16,7 @@ from genesis.model_file import Contents, read_file, write_file
 
 __all__ = ["Parts", "folder_of_round", "read_part", "write_part"]
 
+MOST_ROUNDS = 99_999  # as many as names of folders have digits for
 KEPT = 2  # a server that dies between its clients' parts and its own goes back by one round
 
 
@@ -45,8 +46,14 @@ class Parts:
             state: Tensors by name.
 
         Raises:
-            DataError: The disk refuses.
+            DataError: The disk refuses, or there cannot be so many rounds.
         """
+        if not 0 <= rounds <= MOST_ROUNDS:
+            # Asked by a server elsewhere, whose folders nobody would ever clear away.
+            raise DataError(
+                "no checkpoint is kept of a round of that number",
+                do=f"plan {MOST_ROUNDS:,} rounds at most",
+            )
         if self.folder is None:
             self._memory[rounds] = run, _copies(state)
         else:
@@ -96,7 +103,7 @@ def write_part(folder: Path, number: int, run: str, state: Mapping[str, Tensor])
         DataError: The disk refuses.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot make the folder {folder}", got=error.strerror) from error
     write_file(_path(folder, number), Contents("part", {"run": run}, state))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from genesis.encoding.encoder import Encoder
@@ -262,7 +263,9 @@ class Federation:
     ) -> list[Update]:
         """The replies without an error as updates; see `read_updates`."""
         assert self.state is not None
+        assert self.encoder is not None
         assert self._layout is not None
+        columns = range(len(self.encoder.encodings))
         return read_updates(
             [reply for reply in replies if not reply.error],
             failed,
@@ -271,13 +274,29 @@ class Federation:
             parts=parts,
             copies=self._copies,
             rows=self.rows,
+            measured=[
+                f"{measure}.{column}"
+                for measure in self.plan.aggregator().measures
+                for column in columns
+            ],
         )
 
     def _step(self, updates: Sequence[Update]) -> None:
-        """One step of the rule, on the updates of some of the clients."""
+        """One step of the rule, on the updates of some of the clients.
+
+        Raises:
+            TrainingError: They add up to what is not finite; the state stays as it was.
+        """
         assert self.state is not None
         participation = len(updates) / len(self.clients)
-        self.state = aggregate(self.plan.aggregator(), self.state, updates, participation)
+        state = aggregate(self.plan.aggregator(), self.state, updates, participation)
+        if not np.isfinite(state.vector.cpu().numpy()).all():
+            raise TrainingError(
+                "the clients' updates add up to parameters that are not finite",
+                do="leave out the client whose losses are unlike the others', or choose a rule "
+                "that lets no single client decide, such as median",
+            )
+        self.state = state
 
     def _average_rest(self) -> None:
         """Average what a run that was stopped early has not, as its last round would have."""

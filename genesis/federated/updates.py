@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +17,9 @@ from genesis.models.parameters import ParameterLayout
 __all__ = ["expected", "mean_metrics", "part_of", "read_updates"]
 
 Vector = npt.NDArray[np.float32]
+
+LONGEST_NAME = 100  # letters of a metric's name
+LARGEST_METRIC = 1e100
 
 
 def part_of(
@@ -35,6 +38,7 @@ def read_updates(
     parts: tuple[str, ...] | None,
     copies: int,
     rows: Mapping[str, int],
+    measured: Sequence[str] = (),
 ) -> list[Update]:
     """Replies as updates of the whole vector, in which what a client kept counts as unchanged.
 
@@ -46,12 +50,13 @@ def read_updates(
         parts: What they were asked for: () for nothing, None for everything.
         copies: Vectors in a reply: two where a rule has control variates.
         rows: Client id -> its number of rows.
+        measured: Names of the metrics that the rule weighs by, none of which is below 0.
     """
     updates: list[Update] = []
     for reply in replies:
         try:
             whole = _read_vector(reply, vector, layout, parts, copies)
-            metrics = read(reply, lambda meta: _finite(meta["metrics"]))
+            metrics = read(reply, lambda meta: _metrics(meta["metrics"], measured))
         except FederationError as error:
             failed[reply.client_id] = str(error)
             continue
@@ -60,14 +65,21 @@ def read_updates(
 
 
 def mean_metrics(updates: Sequence[Update], measures: Sequence[str]) -> dict[str, float]:
-    """Means of the clients' losses, weighted by rows; what a rule had measured is left out."""
+    """Means of the clients' losses, weighted by rows.
+
+    What a rule had measured is left out, and what fewer than half of the clients tell of: a single
+    one adds nothing to the account of a run and takes nothing from it.
+    """
     hidden = tuple(f"{measure}." for measure in measures)
-    names = [name for name in updates[0].metrics if not name.startswith(hidden)] if updates else []
-    total = sum(update.weight for update in updates) or 1.0
-    return {
-        name: sum(update.metrics.get(name, 0.0) * update.weight for update in updates) / total
-        for name in names
-    }
+    told = Counter(name for update in updates for name in update.metrics)
+    means = {}
+    for name, count in told.items():
+        if name.startswith(hidden) or 2 * count < len(updates):
+            continue
+        known = [update for update in updates if name in update.metrics]
+        total = sum(update.weight for update in known) or 1.0
+        means[name] = sum(update.metrics[name] * update.weight for update in known) / total
+    return means
 
 
 def expected(
@@ -107,15 +119,23 @@ def _read_vector(
     return whole
 
 
-def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics that a mean can be taken of.
+def _metrics(told: Mapping[str, Any], measured: Sequence[str]) -> dict[str, float]:
+    """Metrics that a mean can be taken of, and those that the rule asked for.
 
     Raises:
-        ValueError: One is not finite.
+        ValueError: One is not finite or has no name that can be shown, or one is missing.
     """
-    values = {str(name): float(value) for name, value in metrics.items()}
-    if not all(map(math.isfinite, values.values())):
+    values = {name: float(value) for name, value in told.items()}
+    if not all(name.isprintable() and len(name) <= LONGEST_NAME for name in values):
+        raise ValueError("a metric without a name")
+    # So that a sum weighted by rows is finite too.
+    if not all(abs(value) <= LARGEST_METRIC for value in values.values()):
         raise ValueError("a metric that is not finite")
+    measures = tuple({f"{name.partition('.')[0]}." for name in measured})
+    if {name for name in values if name.startswith(measures)} != set(measured):
+        raise ValueError("not what was to be measured")
+    if any(values[name] < 0 for name in measured):
+        raise ValueError("a distance below 0")
     return values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -17,6 +18,8 @@ from genesis.schema.dates import UNITS, count_since_1970, unit_of_format
 __all__ = ["Column", "Kind", "Scalar", "described"]
 
 Scalar = str | int | float | bool
+
+MAX_DECIMALS = 22  # the largest power of ten that a float64 holds exactly
 
 
 class Kind(StrEnum):
@@ -76,17 +79,15 @@ class Column:
         self._require(self.kind is not Kind.DATETIME or self.unit is not None, "no unit")
         self._require(self.unit in (None, *UNITS), f"unit '{self.unit}'", "D, s or us")
         self._require(self.kind is not Kind.ID or self.format is not None, "no format")
-        self._require(self.decimals is None or self.decimals >= 0, "decimals below 0")
+        self._require((self.decimals or 0) >= 0, "decimals below 0")
+        self._require((self.decimals or 0) <= MAX_DECIMALS, f"decimals above {MAX_DECIMALS}")
         self._require(self.categories != (), "no categories")
         self._require(len(set(self.categories or ())) == len(self.categories or ()), "twins")
         self._require(
             self.lower is None or self.upper is None or self.lower <= self.upper,
             "lower above upper",
         )
-        try:
-            pd.api.types.pandas_dtype(self.dtype)
-        except (TypeError, ValueError, KeyError):
-            self._require(False, f"dtype '{self.dtype}'", "a dtype of pandas")
+        self._require(_is_dtype(self.dtype), f"dtype '{self.dtype}'", "a dtype of pandas")
 
     def _require(self, holds: bool, got: str, need: str | None = None) -> None:
         """Raise SchemaError if something does not hold."""
@@ -139,7 +140,7 @@ class Column:
         if kind is Kind.DATETIME:
             given.setdefault("unit", unit_of_format(given.get("format")))
             for bound in ("lower", "upper"):
-                if bound in given:
+                if bound in given and given["unit"] in UNITS:
                     given[bound] = count_since_1970(name, given[bound], given["unit"])
         if kind is Kind.ID:
             given.setdefault("format", "integer")
@@ -156,6 +157,19 @@ def described(column: Column) -> str:
     if column.kind is Kind.DATETIME:
         return f"datetime ({column.format or column.dtype})"
     return str(column.kind)
+
+
+def _is_dtype(name: str) -> bool:
+    """Whether a column may have a dtype by this name: of numbers, truth, text or times."""
+    types = pd.api.types
+    try:
+        dtype = types.pandas_dtype(name)
+    except (TypeError, ValueError, KeyError, NotImplementedError):
+        return False
+    plain = types.is_numeric_dtype(dtype) or types.is_bool_dtype(dtype)
+    text = types.is_string_dtype(dtype) or isinstance(dtype, pd.CategoricalDtype)
+    times = types.is_datetime64_any_dtype(dtype)
+    return (plain or text or times) and not types.is_complex_dtype(dtype)
 
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -195,6 +209,8 @@ def _checked_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
                 do=f"use one of type {' or '.join(t.__name__ for t in _TYPES[key])}",
             )
         given[key] = value
+        if not _is_finite(value):
+            raise SchemaError(f"the schema's column '{name}' has a {key} that is not finite")
     for key in ("kind", "of"):
         if key in given:
             if given[key] not in list(Kind):
@@ -217,6 +233,14 @@ def _checked_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     ):
         raise SchemaError(f"the schema's column '{name}' has a bound that is no number")
     return given
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a value is a number that a float64 can hold, or no number."""
+    try:
+        return not isinstance(value, int | float) or math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _kind_of(value: Scalar) -> Kind:

@@ -93,8 +93,11 @@ def count_since_1970(name: str, bound: Any, unit: str) -> int:
         SchemaError: It is no date.
     """
     try:
-        return int(np.array(str(bound), dtype=f"datetime64[{unit}]").astype(np.int64))
-    except ValueError as error:
+        found = np.array(str(bound), dtype=f"datetime64[{unit}]")
+        if np.isnat(found):
+            raise ValueError("no time at all")
+        return int(found.astype(np.int64))
+    except (ValueError, OverflowError) as error:
         raise SchemaError(
             f"a bound of column '{name}' is no date", do='write it as "2024-12-31"'
         ) from error

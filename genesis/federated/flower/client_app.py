@@ -28,21 +28,19 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from safetensors.torch import load, save
 
 import genesis
-from genesis.encoding.encoder import Encoder
 from genesis.errors import DataError, FederationError, GenesisError, PlanError, SchemaError
+from genesis.federated.final_model import final_model
 from genesis.federated.flower.transport import ASK, HELLO, keep_setup
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts
 from genesis.federated.shard import LocalChoices, Shard
 from genesis.federated.transport.body import decode_request, encode_reply
 from genesis.schema import Schema
-from genesis.synthesizer import Synthesizer
 from genesis.tables import check_output, read_table
 
 __all__ = ["app"]
@@ -197,17 +195,11 @@ def _new_shard(context: Context) -> Shard:
 
 def _save_model(prepare: Request, finish: Request, context: Context) -> None:
     """Write the final model, if the node config names a file for it."""
-    path, meta = context.node_config.get("model"), prepare.meta
+    path = context.node_config.get("model")
     if not path:
         return
-    model = Synthesizer.of_parameters(
-        meta["method"],
-        meta["config"],
-        Encoder.from_dict(meta["encoder"]),
-        torch.from_numpy(finish.arrays["vector"].copy()),
-        seed=meta["seed"],
-        device=str(context.node_config.get("device", "auto")),
-    )
+    device = str(context.node_config.get("device", "auto"))
+    model = final_model(prepare, finish, device)
     with _paths_untold():
         model.save(str(path))
 

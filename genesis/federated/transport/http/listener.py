@@ -166,7 +166,8 @@ class _Ready:
 class _Connection(HttpToolsProtocol):
     """A connection that is cut when there are too many, or when it takes too long.
 
-    That is: a request to arrive, a response to leave. The server needs no worker for a connection, but each one costs memory and a descriptor.
+    That is: a request to arrive, a response to leave. The server needs no worker for a connection,
+    but each one costs memory and a descriptor.
     """
 
     _open: ClassVar[Counter[str]] = Counter()
