@@ -7,15 +7,17 @@ The server learns the names and kinds of columns, the labels that occur, and sum
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from genesis.encoding.encoder import Encoder
-from genesis.errors import FederationError, SchemaError
+from genesis.errors import FederationError, GenesisError, SchemaError
 from genesis.federated.clients import MOST_ROWS, Clients, read
 from genesis.federated.messages import Reply, Request, check_arrays, printable
 from genesis.schema import Schema
@@ -76,12 +78,35 @@ def fit_encoder(clients: Clients, schema: Schema, max_categories: int) -> Encode
         total = sum(question.size for question in questions)
         request = Request("count", meta=asked, expects={"counts": ("int64", total)})
         replies = clients.require(request, "count its values")
-        pooled.take(_sum_answers(replies, questions))
+        with _fitting():
+            pooled.take(_sum_answers(replies, questions))
     if pooled.rows < 2:
         raise SchemaError(
             "there is too little to learn from", got=f"{pooled.rows} row", do="add rows"
         )
-    return Encoder.fit(pooled, max_categories=max_categories)
+    with _fitting():
+        encoder = Encoder.fit(pooled, max_categories=max_categories)
+        json.dumps(encoder.to_dict(), allow_nan=False)
+    return encoder
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Counts that no table has may overflow, or leave nothing to divide by.
+
+    Raises:
+        FederationError: They do.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except GenesisError:
+        raise
+    except (ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+        raise FederationError(
+            "no encoder fits what the clients counted",
+            do="drop columns of numbers beyond 1e300, or find the client whose counts are wrong",
+        ) from error
 
 
 def _labels(found: Mapping[str, Any], schema: Schema) -> dict[str, Sequence[Label]]:
