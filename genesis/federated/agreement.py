@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genesis.encoding.encoder import Encoder
+from genesis.encoding.numeric import NumericEncoding
 from genesis.errors import FederationError, GenesisError, SchemaError
 from genesis.federated.clients import MOST_ROWS, Clients, read
 from genesis.federated.messages import Reply, Request, check_arrays, printable
@@ -86,7 +87,7 @@ def fit_encoder(clients: Clients, schema: Schema, max_categories: int) -> Encode
         )
     with _fitting():
         encoder = Encoder.fit(pooled, max_categories=max_categories)
-        json.dumps(encoder.to_dict(), allow_nan=False)
+        _try_out(encoder)
     return encoder
 
 
@@ -107,6 +108,23 @@ def _fitting() -> Iterator[None]:
             "no encoder fits what the clients counted",
             do="drop columns of numbers beyond 1e300, or find the client whose counts are wrong",
         ) from error
+
+
+def _try_out(encoder: Encoder) -> None:
+    """Write an encoder, and the ends of its columns, as will be done with them later.
+
+    Raises:
+        ValueError: Something is not finite, or no value of its column.
+        ArithmeticError: The same.
+    """
+    json.dumps(encoder.to_dict(), allow_nan=False)
+    for encoding in encoder.encodings:
+        if isinstance(encoding, NumericEncoding):
+            column = encoding.column
+            ends = ((encoding.lower, column.lower), (encoding.upper, column.upper))
+            counted = [end for end, stated in ends if stated is None]
+            with np.errstate(invalid="raise"):
+                as_column(column, np.array(counted, dtype=np.float64))
 
 
 def _labels(found: Mapping[str, Any], schema: Schema) -> dict[str, Sequence[Label]]:

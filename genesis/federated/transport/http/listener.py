@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -20,12 +21,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from genesis.errors import FederationError, PlanError
 from genesis.federated.transport.http.app import CERTIFICATE
+from genesis.federated.transport.http.memory import return_large_blocks
 
 __all__ = ["TLS", "Listener"]
 
 HEAD_SECONDS = 10.0  # from the first byte of a request to the end of its headers
 STUCK_SECONDS = 60.0  # that a client may take nothing of what is sent to it
 LINGER_SECONDS = 5.0  # in which the rest of a request that was refused may still come
+LAST_SECONDS = 1.0  # that requests have when the server stops
 HEAD_BYTES = 1 << 19  # one read of a socket may hold the start of a body too
 CONNECTIONS = 1024  # in all
 CONNECTIONS_EACH = 256  # of one address: behind one gateway may be many clients
@@ -97,6 +100,7 @@ class Listener:
 
     def start(self, app: Any) -> None:
         """Serve until `stop`."""
+        return_large_blocks()
         context = self._context
         config = uvicorn.Config(
             app,
@@ -142,10 +146,18 @@ class Listener:
 
     def stop(self) -> None:
         """Close all connections and end the thread."""
-        if self._server is not None and self._thread is not None:
+        if self._server is not None and self._thread is not None and self.loop is not None:
+            with suppress(RuntimeError):  # the thread has ended already
+                self.loop.call_soon_threadsafe(self.loop.call_later, LAST_SECONDS, self._cut)
             self._server.should_exit = True
             self._thread.join(timeout=10)
         self._socket.close()
+
+    def _cut(self) -> None:
+        """Cut off who is still not done, so that no request has to be cancelled."""
+        assert self._server is not None
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()
 
 
 class _Ready:
