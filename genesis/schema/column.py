@@ -14,6 +14,7 @@ import pandas as pd
 
 from genesis.errors import SchemaError, nearest_names
 from genesis.schema.dates import UNITS, count_since_1970, unit_of_format
+from genesis.schema.keys import LONGEST_SHAPE
 
 __all__ = ["Column", "Kind", "Scalar", "described"]
 
@@ -79,6 +80,11 @@ class Column:
         self._require(self.kind is not Kind.DATETIME or self.unit is not None, "no unit")
         self._require(self.unit in (None, *UNITS), f"unit '{self.unit}'", "D, s or us")
         self._require(self.kind is not Kind.ID or self.format is not None, "no format")
+        self._require(
+            self.kind is not Kind.ID or len(self.format or "") <= LONGEST_SHAPE,
+            f"a format of {len(self.format or ''):,} letters",
+            f"at most {LONGEST_SHAPE}",
+        )
         self._require((self.decimals or 0) >= 0, "decimals below 0")
         self._require((self.decimals or 0) <= MAX_DECIMALS, f"decimals above {MAX_DECIMALS}")
         self._require(self.categories != (), "no categories")

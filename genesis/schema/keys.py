@@ -19,6 +19,7 @@ import pandas as pd
 
 __all__ = [
     "ANY_TEXT",
+    "LONGEST_SHAPE",
     "is_called_a_key",
     "literal_token",
     "merge_shapes",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 ANY_TEXT = "aaaaaaaa"  # shape of keys that have none in common
+LONGEST_SHAPE = 256  # letters; every key that is made up has as many
 
 _CLASSES = "9Aa"  # ordered: what is of several classes is of the last one
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -57,7 +59,8 @@ def shape_of(texts: pd.Index[Any]) -> str:
     shared = list(itertools.takewhile(lambda pair: pair[0] == pair[1], ends))
     rest = values.str.slice(len(shared))
     if all(re.fullmatch("[0-9]+", text) for text in rest):
-        return "".join(_token(letter) for letter, _ in shared) + "9" * int(rest.str.len().max())
+        shape = "".join(_token(letter) for letter, _ in shared) + "9" * int(rest.str.len().max())
+        return shape if len(shape) <= LONGEST_SHAPE else ANY_TEXT
     return ANY_TEXT
 
 

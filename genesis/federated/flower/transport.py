@@ -191,7 +191,7 @@ class FlowerTransport:
                     "its reply is not one of this program",
                     do="give server and clients the same version",
                 )
-            if len(body) > largest_reply(request.expects):
+            if len(body) > largest_reply(request.kind, request.expects):
                 raise FederationError("its reply is too large", got=f"{len(body):,} bytes")
             reply = decode_reply(body, client, request.expects)
         except FederationError as error:

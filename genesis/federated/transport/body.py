@@ -35,6 +35,8 @@ __all__ = [
 
 COMPRESSIONS = ("gzip", "zstd")
 MAX_JSON = 32 << 20  # bytes; the labels of a million categories fit
+SPEAK = ("describe", "labels")  # requests whose replies are about columns
+SMALL_JSON = 1 << 20  # bytes, of all other replies
 HEADER = 1 << 16  # bytes for names and shapes of arrays
 WINDOW = 1 << 23  # bytes of memory that a zstd stream may ask for beside its output
 DEEPEST = 32  # containers within containers of JSON; comparing or printing them recurses
@@ -98,9 +100,10 @@ def decode_reply(body: bytes | bytearray, client_id: str, expects: Expected) -> 
     return Reply(client_id, meta, arrays, told)
 
 
-def largest_reply(expects: Expected) -> int:
-    """Bytes that a reply may have at most."""
-    return MAX_JSON + HEADER + sum(np.dtype(d).itemsize * n for d, n in expects.values())
+def largest_reply(kind: str, expects: Expected) -> int:
+    """Bytes that a reply to a request of a kind may have at most."""
+    text = MAX_JSON if kind in SPEAK else SMALL_JSON
+    return text + HEADER + sum(np.dtype(d).itemsize * n for d, n in expects.values())
 
 
 def compress(body: bytes, how: str | None) -> bytes:

@@ -34,6 +34,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from genesis.errors import FederationError
+from genesis.federated.messages import Reply
 from genesis.federated.transport.body import COMPRESSIONS, decode_reply, inflate, largest_reply
 from genesis.federated.transport.http.hub import Hub, RefusedError, RunEndedError, Session
 from genesis.federated.transport.http.metrics import metrics_text
@@ -185,7 +186,7 @@ def create_app(
             # Told after it has sent everything, because not every program listens before.
             await _drain(request)
             return {"accepted": False}
-        limit = largest_reply(answered.expects)
+        limit = largest_reply(answered.kind, answered.expects)
         body = await _read(request, limit)
         hub.received += len(body)
 
@@ -197,6 +198,8 @@ def create_app(
             async with decoding:
                 decoded = await run_in_threadpool(decode)
         except FederationError as error:
+            # The round need not wait for it: a reply like this would come again.
+            hub.deliver(client, answered, Reply(client.client_id, error=str(error)))
             raise RefusedError(422, str(error)) from None
         return {"accepted": hub.deliver(client, answered, decoded)}
 
