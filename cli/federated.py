@@ -12,7 +12,7 @@ federated = Commands(
         "simulate": (".simulate:simulate", "Run a whole federation on this machine."),
         "server": (".server:server", "Train with clients on other machines."),
         "client": (".client:client", "Take part in a run with a table that stays here."),
-        "status": (".status:status", "Show how far a server's run is."),
+        "status": (".status:status", "Show how a run on a server is."),
         "certificates": (
             ".certificates:certificates",
             "Make certificates for the server and its clients.",

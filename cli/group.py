@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from genesis.errors import GenesisError, nearest_names
+from genesis.errors import GenesisError, nearest_names, printable
 
 __all__ = ["Commands"]
 
@@ -89,7 +89,8 @@ class Commands(click.Group):
         except Exception as error:
             if session["debug"]:
                 traceback.print_exception(error)
-            click.echo(f"error: {' '.join(_describe(error).split())}", err=True)
+            # What others have named themselves commands no terminal.
+            click.echo(f"error: {printable(_describe(error))}", err=True)
             sys.exit(_exit_status(error))
         sys.exit(status if isinstance(status, int) else 0)
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from genesis.errors import printable
+
 from . import options
 
 __all__ = ["auth_token_file", "insecure", "lines_on_stderr", "ssl_cert", "ssl_key", "stops_on_term"]
@@ -66,4 +68,5 @@ class _Lines(logging.Formatter):
         if record.levelno >= logging.WARNING:
             time, _, message = text.partition(" ")
             text = f"{time} warning: {message}"
-        return " ".join(text.split())
+        # What others have named themselves commands no terminal.
+        return printable(text)

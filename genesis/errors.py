@@ -31,6 +31,7 @@ __all__ = [
     "SchemaError",
     "TrainingError",
     "nearest_names",
+    "printable",
 ]
 
 
@@ -86,3 +87,8 @@ def nearest_names(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     listed = f"choose one of {', '.join(known)}"
     return f"did you mean {' or '.join(close)}? {listed}" if close else listed
+
+
+def printable(text: str) -> str:
+    """What somebody else wrote as one line, which does nothing on a terminal but stand there."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())

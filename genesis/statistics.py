@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from genesis.errors import DataError
 from genesis.schema import Column, Kind, Schema
 from genesis.values import Label, labels, numbers
 
@@ -43,6 +44,7 @@ POINT_MASS = 0.01  # share of the rows from which a single value is kept as itse
 SMALL_CELL = 5  # fewer rows than this never make a point mass or a bound
 RANGE_BITS = 12  # sign and exponent: the powers of two
 HISTOGRAM_BITS = 7  # 128 bins in a populated power of two
+MOST_BINS = 1 << (RANGE_BITS + HISTOGRAM_BITS)  # all powers of two in all their bins
 REFINE_BITS = 9  # 512 children of a heavy bin; 64 - 12 - 7 = 5 x 9 levels at most
 
 NUMERIC = (Kind.NUMERIC, Kind.DATETIME)
@@ -84,6 +86,16 @@ class Question:
     shift: int = 64
     bits: int = 0
 
+    def __post_init__(self) -> None:
+        # Questions come over networks too, and what no tree asks would cost any amount of memory.
+        if self.labels is None and not (
+            0 <= self.bits <= min(RANGE_BITS, self.shift)
+            and self.shift <= 64
+            and len(self.parents) << self.bits <= MOST_BINS
+            and all(0 <= parent < 1 << (64 - self.shift) for parent in self.parents)
+        ):
+            raise DataError("a question about bins that do not exist")
+
     @property
     def size(self) -> int:
         """Number of counts in an answer."""
@@ -124,21 +136,24 @@ class ShardStatistics:
     """
 
     def __init__(self, schema: Schema, table: pd.DataFrame) -> None:
-        self._schema, self._table = schema, table
+        self.schema, self._table = schema, table
         self._numeric: dict[str, tuple[Keys, Integers]] = {}
         self._discrete: dict[str, tuple[Integers, list[Label]]] = {}
 
     def labels(self) -> dict[str, list[Label]]:
-        """The labels that occur in every discrete column whose categories are not public."""
+        """The labels that occur in every discrete column whose categories are not public.
+
+        Sorted: in the order of the rows, those of several columns would tell which belong together.
+        """
         return {
-            column.name: [label for label in self._labels(column)[1] if label is not None]
-            for column in self._schema
+            column.name: _sorted(label for label in self._labels(column)[1] if label is not None)
+            for column in self.schema
             if column.kind in DISCRETE and column.categories is None
         }
 
     def answer(self, question: Question) -> Integers:
         """The counts asked for, one number a label or bin."""
-        column = self._schema[question.column]
+        column = self.schema[question.column]
         if question.labels is not None:
             return self._count_labels(column, question.labels)
         keys, counts = self._sorted_keys(column)
@@ -174,6 +189,11 @@ class ShardStatistics:
         for label, count in zip(found, occurrences, strict=True):
             by_label[label] = by_label.get(label, 0) + int(count)
         return np.array([by_label.get(label, 0) for label in wanted], dtype=np.int64)
+
+
+def _sorted(labels: Iterable[Label]) -> list[Label]:
+    """Labels in an order of their own: numbers before text."""
+    return sorted(labels, key=lambda label: (isinstance(label, str), label))
 
 
 # --- the sums ---

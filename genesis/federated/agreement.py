@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from genesis.encoding.encoder import Encoder
 from genesis.encoding.numeric import NumericEncoding
-from genesis.errors import FederationError, GenesisError, SchemaError
+from genesis.errors import FederationError, GenesisError, SchemaError, printable
 from genesis.federated.clients import MOST_ROWS, Clients, read
-from genesis.federated.messages import Reply, Request, check_arrays, printable
+from genesis.federated.messages import Reply, Request, check_arrays
 from genesis.schema import Schema
 from genesis.statistics import PooledStatistics, Question
 from genesis.values import Label, as_column

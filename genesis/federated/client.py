@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from genesis.devices import resolve_device
-from genesis.errors import DataError, FederationError, PlanError
+from genesis.errors import DataError, FederationError, PlanError, printable
 from genesis.federated.callbacks.handlers import call_with_named, check_handler
 from genesis.federated.final_model import final_model
 from genesis.federated.messages import Reply, Request
@@ -150,6 +150,7 @@ class FederatedClient:
             device=self.device,
             choices=self._choices,
             parts=Parts(self._checkpoint),
+            guarded=True,
         )
         connection = Connection(
             self.server_url,
@@ -179,7 +180,7 @@ class FederatedClient:
             reply = shard.handle(request)
             self._remember(connection.secret)  # another one, if the server was started again
             if reply.error:
-                log.warning("%s failed: %s", request.kind, reply.error)
+                log.warning("%s failed: %s", printable(request.kind), printable(reply.error))
             elif request.kind == "prepare":
                 prepared = request
             elif request.kind == "train":
@@ -206,6 +207,7 @@ class FederatedClient:
         """Tell whoever wants to know of a round."""
         self.history.append(metrics)
         n_rounds = welcome.get("n_rounds")
+        n_rounds = n_rounds if isinstance(n_rounds, int) else None
         self._say(f"round {round + 1}/{n_rounds}: {losses_as_text(metrics)}; {seconds:.1f} s")
         known = (metrics, round + 1, n_rounds, seconds, self)
         for handler in self._on_train_complete:
@@ -253,7 +255,7 @@ class FederatedClient:
         if self._checkpoint is None:
             return
         try:
-            self._checkpoint.mkdir(parents=True, exist_ok=True)
+            self._checkpoint.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(
                 f"cannot make the folder {self._checkpoint}", got=error.strerror

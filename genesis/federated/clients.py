@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from genesis.errors import FederationError, GenesisError
-from genesis.federated.messages import Reply, Request, printable
+from genesis.errors import FederationError, GenesisError, printable
+from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
 from genesis.federated.transport import Transport
 

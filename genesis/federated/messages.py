@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from genesis.errors import FederationError
 
-__all__ = ["ClientInfo", "Reply", "Request", "Update", "check_arrays", "printable"]
+__all__ = ["ClientInfo", "Reply", "Request", "Update", "check_arrays"]
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -115,8 +115,3 @@ def check_arrays(arrays: Arrays, expects: Mapping[str, tuple[str, int]]) -> None
                 got=f"{found.dtype} {found.shape} instead of {dtype} ({length},)",
                 do="give server and clients the same version",
             )
-
-
-def printable(text: str) -> str:
-    """What somebody else wrote as one line, which does nothing on a terminal but stand there."""
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())

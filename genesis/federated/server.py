@@ -218,7 +218,7 @@ class FederatedServer(FederatedRun):
         if folder is None:
             return None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"cannot make the folder {folder}", got=error.strerror) from error
         if not self._resume or not Checkpoint.is_in(folder):
@@ -241,6 +241,7 @@ class FederatedServer(FederatedRun):
         assert self._checkpoint is not None
         try:
             with replace_file(self._checkpoint / SESSIONS) as temporary:
+                temporary.touch(mode=0o600)
                 temporary.write_text(json.dumps(dict(secrets)), encoding="utf-8")
         except (DataError, OSError) as error:
             log.warning("sessions will not outlive the server: %s", error)

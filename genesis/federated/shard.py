@@ -32,15 +32,15 @@ from genesis.codes import Codes
 from genesis.devices import resolve_device
 from genesis.encoding.encoder import Encoder
 from genesis.encoding.numeric import NumericEncoding
-from genesis.errors import DataError, FederationError, GenesisError, PlanError
+from genesis.errors import DataError, FederationError, GenesisError, PlanError, SchemaError
 from genesis.federated.aggregation.divergence import jensen_shannon, wasserstein
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts, read_part, write_part
 from genesis.federated.plan import check_number, check_whole
 from genesis.models import GenerativeModel, LocalTraining, create_model
-from genesis.schema import Schema
+from genesis.schema import Kind, Schema
 from genesis.seeding import Stream, generator, key
-from genesis.statistics import Question, ShardStatistics
+from genesis.statistics import DISCRETE, Question, ShardStatistics
 
 __all__ = ["LocalChoices", "Shard", "batch_size_for"]
 
@@ -102,6 +102,8 @@ class Shard:
         device: Where it trains.
         choices: What the client decides by itself.
         parts: Where it keeps its part of checkpoints, unless the server runs in this process.
+        guarded: Whether it refuses a schema that makes it tell more than its own does: see
+            `_check_kinds`. For a client whose server is somebody else's.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Shard:
         device: str | torch.device = "auto",
         choices: LocalChoices | None = None,
         parts: Parts | None = None,
+        guarded: bool = False,
     ) -> None:
         self.client_id = client_id
         self.encoder: Encoder | None = None
@@ -124,6 +127,7 @@ class Shard:
         self._device = resolve_device(device)
         self._choices = choices or LocalChoices()
         self._parts = parts or Parts()
+        self._guarded = guarded
         self._run = ""  # tells this run from others that were kept in the same folder
         self._number = 0
         self._begun = False
@@ -175,14 +179,52 @@ class Shard:
 
     def _labels(self, request: Request) -> Reply:
         schema = Schema.from_dict(request.meta["schema"])
+        if self._guarded:
+            self._check_kinds(schema)
         self._table = schema.conform(self._given, f"client '{self.client_id}'")
         self._statistics = ShardStatistics(schema, self._table)
         return Reply(self.client_id, meta={"labels": self._statistics.labels()})
+
+    def _check_kinds(self, schema: Schema) -> None:
+        """Refuse a schema by which this client would tell keys, or what its own schema rules out.
+
+        Raises:
+            SchemaError: The server's schema is such a one.
+        """
+        own = self._own_schema
+        for column in schema:
+            if column.kind in DISCRETE and self._is_key(column.name):
+                raise SchemaError(
+                    f"column '{column.name}' holds keys at client '{self.client_id}', and the run "
+                    "takes them as categories, which all clients would see",
+                    do="drop it, or name it in this client's discrete_columns",
+                )
+            mine = None if own is None or own[column.name].undecided else own[column.name]
+            if mine is not None and (mine.of or mine.kind) is not (column.of or column.kind):
+                raise SchemaError(
+                    f"column '{column.name}' is {mine.kind} in the schema of client "
+                    f"'{self.client_id}' and {column.kind} in the run's",
+                    do="give all the same schema file",
+                )
+
+    def _is_key(self, name: str) -> bool:
+        """Whether a column looks like keys, and this client has not said that it holds others."""
+        if self._own_schema is not None:
+            return self._own_schema[name].kind is Kind.ID
+        places = {str(label): place for place, label in enumerate(self._given.columns)}
+        if name not in places or name in map(str, self._discrete_columns):
+            return False
+        try:
+            return Schema.infer(self._given.iloc[:, [places[name]]])[name].kind is Kind.ID
+        except GenesisError:  # of several types: then it is no key
+            return False
 
     def _count(self, request: Request) -> Reply:
         if self._statistics is None:
             raise FederationError("counts were asked for before the schema was agreed on")
         questions = [Question.from_dict(each) for each in request.meta["questions"]]
+        if len(questions) > 2 * len(self._statistics.schema):
+            raise FederationError("more is asked than there are columns")
         answers = [self._statistics.answer(question) for question in questions]
         return Reply(self.client_id, arrays={"counts": np.concatenate(answers)})
 
@@ -234,7 +276,8 @@ class Shard:
             batch_size=self._batch_size,
             seed=self._seed,
             first_epoch=request.round * epochs,
-            learning_rate_scale=meta["learning_rate_scale"],
+            # No schedule has more than 1, and the rate may be this client's own.
+            learning_rate_scale=min(float(meta["learning_rate_scale"]), 1.0),
             proximal_mu=meta.get("proximal_mu", 0.0),
             correction=self._correction(request, len(self._known)),
         )
@@ -287,6 +330,11 @@ class Shard:
         """
         if "control" not in request.arrays:
             return None
+        if self._choices.max_grad_norm is not None:
+            raise PlanError(
+                "control variates hold gradients that this client's max_grad_norm does not limit",
+                do="leave max_grad_norm to the plan, or choose another aggregation",
+            )
         if self._control is None:
             self._control = torch.zeros(size)
         if self._next_control is not None and request.meta["used"]:
@@ -328,7 +376,11 @@ class Shard:
         else:
             rounds = int(request.meta["rounds"])
             self._recall(rounds)
-            self._keep(rounds)
+            try:
+                self._keep(rounds)
+            except DataError as error:
+                log.warning("client '%s' kept no checkpoint: %s", self.client_id, error)
+                raise DataError("its disk refuses the checkpoint", got=error.got) from error
         return Reply(self.client_id)
 
     def _recall(self, rounds: int) -> None:

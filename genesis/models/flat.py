@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from genesis.codes import Codes, Condition, Layout
-from genesis.errors import DataError, GenesisError, TrainingError
+from genesis.errors import DataError, GenesisError, PlanError, TrainingError
 from genesis.models import LocalTraining
 from genesis.models.adam import FlatAdam
 from genesis.models.blocks import Blocks
@@ -35,6 +35,7 @@ REFERENCE_SEED = 0
 CALIBRATION_ROWS = 4096
 """Their number, where codes are calibrated on them."""
 
+MOST_PARAMETERS = (1 << 28) - (1 << 20)  # 1 GiB of float32, less what is around it
 _CHUNK_FLOATS = 2**22
 """Numbers that one chunk of generated rows may need: 16 MiB of float32."""
 
@@ -61,6 +62,13 @@ class FlatModel(ABC):
         dtype: torch.dtype,
         frequencies: npt.NDArray[np.float64] | None,
     ) -> None:
+        # A client builds what a server names, and memory that is not there ends its process.
+        if parameters.size > MOST_PARAMETERS:
+            raise PlanError(
+                f"the {self.name} is too large",
+                got=f"{parameters.size:,} parameters; {MOST_PARAMETERS:,} fit in a message",
+                do="choose narrower layers, or lower max_categories",
+            )
         self.layout, self.parameters, self.frequencies = layout, parameters, frequencies
         self.device, self.dtype = torch.device(device), dtype
         self.blocks = Blocks(layout, self.device, dtype)

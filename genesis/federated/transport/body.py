@@ -17,8 +17,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from genesis.errors import FederationError, PlanError, nearest_names
-from genesis.federated.messages import Arrays, Reply, Request, check_arrays, printable
+from genesis.errors import FederationError, PlanError, nearest_names, printable
+from genesis.federated.messages import Arrays, Reply, Request, check_arrays
 
 __all__ = [
     "COMPRESSIONS",
@@ -37,6 +37,7 @@ COMPRESSIONS = ("gzip", "zstd")
 MAX_JSON = 32 << 20  # bytes; the labels of a million categories fit
 SPEAK = ("describe", "labels")  # requests whose replies are about columns
 SMALL_JSON = 1 << 20  # bytes, of all other replies
+MOST_CONTAINERS = 1 << 20  # lists and objects in JSON, each of which takes 30 times its bytes
 HEADER = 1 << 16  # bytes for names and shapes of arrays
 WINDOW = 1 << 23  # bytes of memory that a zstd stream may ask for beside its output
 DEEPEST = 32  # containers within containers of JSON; comparing or printing them recurses
@@ -167,6 +168,8 @@ def _decode(body: bytes | bytearray) -> tuple[dict[str, Any], dict[str, npt.NDAr
         tensors = load(bytes(body))
         text = tensors.pop("json")
         if text.dtype != np.uint8 or text.nbytes > MAX_JSON:
+            raise _foreign()
+        if np.count_nonzero((text == ord("[")) | (text == ord("{"))) > MOST_CONTAINERS:
             raise _foreign()
         values = json.loads(text.tobytes().decode("utf-8", "surrogatepass"))
         arrays = {name.removeprefix("array."): array for name, array in tensors.items()}

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from safetensors.numpy import save
 
-from genesis.errors import FederationError, PlanError
-from genesis.federated.messages import Reply, Request, printable
+from genesis.errors import FederationError, PlanError, printable
+from genesis.federated.messages import Reply, Request
 from genesis.federated.transport import body as module
 from genesis.federated.transport.body import (
     COMPRESSIONS,

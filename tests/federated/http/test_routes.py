@@ -538,7 +538,7 @@ def test_an_address_has_only_so_many_connections(
         assert statuses(read_all(each)) == [200]
     for each in kept:
         each.close()
-    until(lambda: not web._Connection._open, "all connections closed")
+    until(lambda: not served.listener._socket.open, "all connections closed")
     served.lives()
 
 
@@ -604,7 +604,7 @@ def test_who_takes_no_answer_is_cut_off(served: Served, monkeypatch: pytest.Monk
             with suppress(ConnectionError, TimeoutError):
                 for _ in range(20):
                     deaf.sendall(flood)
-            until(lambda: not web._Connection._open, "the connection is cut", 20)
+            until(lambda: not served.listener._socket.open, "the connection is cut", 20)
     served.lives()
 
 

@@ -105,7 +105,9 @@ def create_app(
         welcome: What a client is told when it has joined, beside the secret of its session.
     """
     # No page of the interface in production: it would be public.
-    app = FastAPI(title="genesis", openapi_url=None, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="genesis", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     limiter = FixedWindowRateLimiter(MemoryStorage())
     decoding = asyncio.Semaphore(2)  # it takes two more copies of a body, for a moment
 
@@ -133,7 +135,7 @@ def create_app(
         given = _bearer(request) or _password(request)
         if tokens.is_operator(given):
             return
-        if tokens.owner(given) is not None:
+        if not tokens.open and tokens.owner(given) is not None:
             raise HTTPException(403, "this token is a client's; the operator has another one")
         raise refuse_token(request)
 
@@ -196,6 +198,8 @@ def create_app(
 
         try:
             async with decoding:
+                if hub.task(client, task_id) is not answered:  # another one of it was quicker
+                    return {"accepted": False}
                 decoded = await run_in_threadpool(decode)
         except FederationError as error:
             # The round need not wait for it: a reply like this would come again.

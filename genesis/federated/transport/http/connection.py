@@ -16,7 +16,7 @@ from typing import Any, Self
 import httpx
 
 import genesis
-from genesis.errors import FederationError
+from genesis.errors import FederationError, printable
 from genesis.federated.messages import Reply, Request
 from genesis.federated.transport.body import compress, decode_request, encode_reply, inflate
 from genesis.federated.transport.http.protocol import (
@@ -312,7 +312,7 @@ class Connection:
             reason = str(answer.said().get("error") or f"status {answer.status}")
         except FederationError:
             return _foreign()
-        reason = " ".join("".join(c if c.isprintable() else " " for c in reason).split())[:1000]
+        reason = printable(reason)[:1000]
         advice = None
         if answer.status == 401:
             advice = "set FEDERATED_AUTH_TOKEN to the token that the server was started with"
@@ -336,7 +336,7 @@ def _ended(said: Mapping[str, Any]) -> FederationError:
         return FederationError(
             "the run ended without this client", do="ask the operator for the model"
         )
-    reason = " ".join(str(said.get("error") or "no reason given").split())[:1000]
+    reason = printable(str(said.get("error") or "no reason given"))[:1000]
     return FederationError("the run failed at the server", got=reason)
 
 

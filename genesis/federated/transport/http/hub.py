@@ -37,6 +37,7 @@ __all__ = [
 
 GRACE_SECONDS = 10.0  # of silence after which somebody else may take a client's id
 LONGEST_ID = 100
+MOST_CLIENTS = 1000  # where nobody says how many: each is a session, for whoever has a token
 
 
 class RefusedError(Exception):
@@ -134,7 +135,7 @@ class Hub:
 
     Args:
         version: Of the program; clients must have the same.
-        max_clients: How many may join, or None.
+        max_clients: How many may join; 1,000 if None.
         patience: Seconds of silence after which a client counts as absent.
         on_change: Called with client id -> hash of its session's secret, of all that are there,
             whenever somebody joins or leaves.
@@ -189,8 +190,9 @@ class Hub:
         if self._roster is not None and client_id not in self._roster:
             raise RefusedError(409, f"the run has begun without client '{client_id}'")
         others = set(self.names()) - {client_id}
-        if self._roster is None and self.max_clients and len(others) >= self.max_clients:
-            raise RefusedError(409, f"the run is full: it takes {self.max_clients} clients")
+        most = self.max_clients or MOST_CLIENTS
+        if self._roster is None and len(others) >= most:
+            raise RefusedError(409, f"the run is full: it takes {most} clients")
         if known is not None and not known.left and not _is_secret(known, former):
             silent = self._clock() - (known.since if known.seen is None else known.seen)
             if silent < GRACE_SECONDS:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import Any, ClassVar
+from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -30,7 +30,10 @@ STUCK_SECONDS = 60.0  # that a client may take nothing of what is sent to it
 LINGER_SECONDS = 5.0  # in which the rest of a request that was refused may still come
 LAST_SECONDS = 1.0  # that requests have when the server stops
 HEAD_BYTES = 1 << 19  # one read of a socket may hold the start of a body too
-CONNECTIONS = 1024  # in all
+HEADERS = 100  # of a request; each costs 30 times its bytes here
+QUEUED = 16  # requests of a connection that came before the answer to the one before them
+CONNECTIONS = 1024  # in all, as far as the system lets a process have so many
+OWN_FILES = 64  # descriptors that the program needs for itself
 CONNECTIONS_EACH = 256  # of one address: behind one gateway may be many clients
 
 
@@ -113,7 +116,7 @@ class Listener:
             server_header=False,
             date_header=False,
             proxy_headers=False,  # an address that a client claims is not believed
-            limit_concurrency=CONNECTIONS,
+            backlog=128,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=2,
             ssl_context_factory=None if context is None else (lambda *_: context),
@@ -130,7 +133,8 @@ class Listener:
             ready.set(asyncio.get_running_loop())
             await self._server.serve([self._socket])
 
-        asyncio.run(serve())
+        with asyncio.Runner(loop_factory=_Loop) as runner:
+            runner.run(serve())
 
     def call(self, function: Callable[..., object], *arguments: object) -> None:
         """Call a function on the server's event loop, soon.
@@ -175,35 +179,89 @@ class _Ready:
         return self._loops.get()
 
 
-class _Connection(HttpToolsProtocol):
-    """A connection that is cut when there are too many, or when it takes too long.
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop whose servers wait no longer for TLS to begin than for a request."""
 
-    That is: a request to arrive, a response to leave. The server needs no worker for a connection,
-    but each one costs memory and a descriptor.
+    async def create_server(self, *args: Any, **options: Any) -> asyncio.Server:
+        if options.get("ssl") is not None:
+            options["ssl_handshake_timeout"] = HEAD_SECONDS
+        return await super().create_server(*args, **options)
+
+
+class _Door(socket.socket):
+    """A listening socket that closes what is too much, before TLS begins.
+
+    The server needs no worker for a connection, but each one costs memory and a descriptor.
     """
 
-    _open: ClassVar[Counter[str]] = Counter()
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.open: Counter[str] = Counter()
+        self.most = _most_connections()
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        accepted, address = super().accept()
+        connection = _Counted(fileno=accepted.detach())
+        connection.setblocking(False)
+        connection.count(self.open, str(address[0]))
+        if self.open.total() > self.most or self.open[str(address[0])] > CONNECTIONS_EACH:
+            connection.close()
+            raise ConnectionAbortedError  # the event loop comes again for the next one
+        return connection, address
+
+
+class _Counted(socket.socket):
+    """A connection that counts as one of its address until it is closed."""
+
+    _among: Counter[str] | None = None
+    _address = ""
+
+    def count(self, among: Counter[str], address: str) -> None:
+        """Count it from now on."""
+        self._among, self._address = among, address
+        among[address] += 1
+
+    def close(self) -> None:
+        if self._among is not None:
+            self._among[self._address] -= 1
+            if not self._among[self._address]:
+                del self._among[self._address]
+            self._among = None
+        super().close()
+
+
+def _most_connections() -> int:
+    """As many as we want, or as the system lets a process have."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return CONNECTIONS
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return CONNECTIONS
+    return max(1, min(CONNECTIONS, files - OWN_FILES))
+
+
+class _TooMuchError(Exception):
+    """A request that no client of this program makes."""
+
+
+class _Connection(HttpToolsProtocol):
+    """A connection that is cut when a request takes too long to arrive, or a response to leave."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._address = self.client[0] if self.client else ""
         self._name = _certificate_name(transport)
         self._head = 0
         self._timer: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
         self._stuck: asyncio.TimerHandle | None = None
-        self._open[self._address] += 1
         self._wait_for_head()
-        if self._open[self._address] > CONNECTIONS_EACH:
-            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
         for timer in filter(None, (self._rest, self._stuck)):
             timer.cancel()
-        self._open[self._address] -= 1
-        if not self._open[self._address]:
-            del self._open[self._address]
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -215,6 +273,10 @@ class _Connection(HttpToolsProtocol):
         super().data_received(data)
 
     def on_message_begin(self) -> None:
+        # Thousands of requests fit in one read. What a callback raises becomes a 400, and the end
+        # of the connection.
+        if len(self.pipeline) >= QUEUED:
+            raise _TooMuchError
         super().on_message_begin()
         if self._timer is None:
             self._wait_for_head()
@@ -243,6 +305,11 @@ class _Connection(HttpToolsProtocol):
         if self._stuck is not None:
             self._stuck.cancel()
         super().resume_writing()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        if len(self.headers) > HEADERS:
+            raise _TooMuchError
 
     def on_headers_complete(self) -> None:
         self._stop_waiting()
@@ -287,7 +354,7 @@ def _bind(host: str, port: int) -> socket.socket:
     # Inherited by connections, to which asyncio gives it only if it made the socket itself. Else
     # the second part of every response waits 40 ms for the acknowledgement of the first.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return listening
+    return _Door(fileno=listening.detach())
 
 
 def _no_password() -> str:
