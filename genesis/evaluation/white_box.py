@@ -313,6 +313,7 @@ class _Server:
     ) -> npt.NDArray[np.float32]:
         """Parameters (P,) that a client with these rows answers with, as over any transport."""
         shard = Shard("client", table.frame, device=self.device)
+        self._ask(shard, "labels", {"schema": self.model.schema.to_dict()})
         self._ask(
             shard,
             "prepare",
@@ -330,7 +331,6 @@ class _Server:
             "train",
             {
                 "epochs": epochs,
-                "first_epoch": 0,
                 "learning_rate_scale": 1.0,
                 "receive": None,
                 "send": None,

@@ -150,7 +150,7 @@ class FederatedServer(FederatedRun):
             SchemaError: The clients' tables do not fit together.
             TrainingError: A loss is not finite; `model` is then the last good state.
         """
-        earlier = self._earlier()
+        earlier, welcome = self._earlier(), self._welcome()
         listener = Listener(self.host, self.port, self._tls)
         self.port = listener.port
         self._started, self._ended = time.monotonic(), None
@@ -169,9 +169,9 @@ class FederatedServer(FederatedRun):
             callbacks.insert(0, CheckpointCallback(self._checkpoint, strict=False))
         federation = Federation(self.plan, transport, tuple(callbacks), self._schema)
         self._federation, self._hub = federation, hub
-        listener.start(create_app(hub, self._tokens, self.status, self._welcome()))
-        log.info("listening at %s", self.url)
         try:
+            listener.start(create_app(hub, self._tokens, self.status, welcome))
+            log.info("listening at %s", self.url)
             transport.wait_for(list(earlier.numbers) if earlier else (), fewest, self._join_timeout)
             federation.run(self._checkpoint if earlier is not None else None)
             self._ended = "complete", None

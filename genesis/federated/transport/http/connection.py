@@ -137,10 +137,10 @@ class Connection:
     def __enter__(self) -> Self:
         try:
             self._join()
+            self._heart.start()
         except BaseException:
-            self._http.close()
+            self._leave()
             raise
-        self._heart.start()
         return self
 
     def __exit__(
@@ -149,10 +149,16 @@ class Connection:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        """Say goodbye, if there is somebody to say it to."""
         self._closing.set()
-        self._heart.join(GOODBYE_SECONDS)
         try:
-            self._send("POST", "v1/leave", limit=LARGEST_ANSWER, seconds=GOODBYE_SECONDS)
+            if self._heart.is_alive():
+                self._heart.join(GOODBYE_SECONDS)
+            if self.welcome:
+                self._send("POST", "v1/leave", limit=LARGEST_ANSWER, seconds=GOODBYE_SECONDS)
         except (httpx.HTTPError, FederationError):
             pass  # it is gone, or forgets us after a while
         finally:

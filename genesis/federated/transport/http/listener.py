@@ -142,17 +142,16 @@ class Listener:
         Raises:
             FederationError: It does not run any more.
         """
-        assert self.loop is not None
-        assert self._thread is not None
-        if not self._thread.is_alive():
+        if self.loop is None or self._thread is None or not self._thread.is_alive():
             raise FederationError("the web server has stopped by itself", do="start it again")
         self.loop.call_soon_threadsafe(function, *arguments)
 
     def stop(self) -> None:
         """Close all connections and end the thread."""
-        if self._server is not None and self._thread is not None and self.loop is not None:
-            with suppress(RuntimeError):  # the thread has ended already
-                self.loop.call_soon_threadsafe(self.loop.call_later, LAST_SECONDS, self._cut)
+        if self._server is not None and self._thread is not None:
+            if self.loop is not None:
+                with suppress(RuntimeError):  # the thread has ended already
+                    self.loop.call_soon_threadsafe(self.loop.call_later, LAST_SECONDS, self._cut)
             self._server.should_exit = True
             self._thread.join(timeout=10)
         self._socket.close()
