@@ -313,7 +313,6 @@ class _Server:
     ) -> npt.NDArray[np.float32]:
         """Parameters (P,) that a client with these rows answers with, as over any transport."""
         shard = Shard("client", table.frame, device=self.device)
-        self._ask(shard, "labels", {"schema": self.model.schema.to_dict()})
         self._ask(
             shard,
             "prepare",

@@ -230,14 +230,17 @@ class Shard:
 
     def _prepare(self, request: Request) -> Reply:
         meta = request.meta
-        if self._table is None:
+        table = self._table
+        if table is None and not self._guarded:
+            table = self._given  # as it is, for whoever knows what they encode
+        if table is None:
             raise FederationError("the encoder was sent before the schema was agreed on")
         encoder = Encoder.from_dict(meta["encoder"])
         config = self._choices.applied_to(meta["config"])
         self._number = int(meta["number"])
         self._seed = key(meta["seed"], Stream.TRAINING, self._number)
         rng = generator(meta["seed"], Stream.ENCODING, self._number)
-        self._codes = encoder.encode(self._table, rng)
+        self._codes = encoder.encode(table, rng)
         self._statistics = self._table = None  # the codes are all that training needs
         self._model = create_model(
             meta["method"],
