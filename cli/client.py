@@ -10,7 +10,15 @@ import genesis
 import genesis.federated
 
 from . import options
-from .network import auth_token_file, insecure, lines_on_stderr, ssl_cert, ssl_key, stops_on_term
+from .network import (
+    auth_token_file,
+    insecure,
+    lines_on_stderr,
+    ssl_cert,
+    ssl_key,
+    ssl_verify,
+    stops_on_term,
+)
 from .outputs import check_outputs, say
 
 __all__ = ["client"]
@@ -34,12 +42,7 @@ __all__ = ["client"]
 @options.number(
     "--timeout-seconds", default=300.0, help="How long the server may be away, in seconds."
 )
-@options.option(
-    "--ssl-verify",
-    type=options.FILE,
-    metavar="CA",
-    help="Authority of the server's certificate, PEM. [default: those that this machine trusts]",
-)
+@ssl_verify
 @ssl_cert
 @ssl_key
 @auth_token_file("This client's token. [default: FEDERATED_AUTH_TOKEN]")

@@ -12,7 +12,15 @@ from genesis.errors import printable
 
 from . import options
 
-__all__ = ["auth_token_file", "insecure", "lines_on_stderr", "ssl_cert", "ssl_key", "stops_on_term"]
+__all__ = [
+    "auth_token_file",
+    "insecure",
+    "lines_on_stderr",
+    "ssl_cert",
+    "ssl_key",
+    "ssl_verify",
+    "stops_on_term",
+]
 
 TERMINATED = 143  # what a shell reports for a program that SIGTERM ended
 
@@ -20,6 +28,12 @@ ssl_cert = options.option(
     "--ssl-cert", type=options.FILE, metavar="FILE", help="Certificate to show, PEM."
 )
 ssl_key = options.option("--ssl-key", type=options.FILE, metavar="FILE", help="Its key, PEM.")
+ssl_verify = options.option(
+    "--ssl-verify",
+    type=options.FILE,
+    metavar="CA",
+    help="Authority of the server's certificate, PEM. [default: those that this machine trusts]",
+)
 insecure = options.option(
     "--insecure", is_flag=True, help="Do without TLS and tokens on a network that is private."
 )

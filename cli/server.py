@@ -10,6 +10,7 @@ import click
 
 import genesis
 import genesis.federated
+from genesis.federated.plan import Plan
 
 from . import options
 from .account import account_of, summary_of
@@ -36,9 +37,11 @@ __all__ = ["server"]
 )
 @insecure
 @plan_options(min_clients=2)
-@options.whole("--max-clients", help="Clients that may join. [default: any number]")
+@options.whole("--max-clients", help="Clients that may join. [default: 1,000]")
 @options.number(
-    "--timeout-seconds", default=3600.0, help="Longest that a round waits for its clients."
+    "--timeout-seconds",
+    default=Plan.timeout_seconds,
+    help="Longest that a round waits for its clients.",
 )
 @options.number("--join-timeout", default=600.0, help="Seconds to wait for --min-clients.")
 @options.number(

@@ -19,6 +19,7 @@ from genesis.errors import FederationError
 
 from . import options
 from .group import INTERRUPTED
+from .network import auth_token_file, ssl_cert, ssl_key, ssl_verify
 from .outputs import say
 from .status_text import ENDED, status_as_text
 
@@ -38,20 +39,10 @@ MOST_BYTES = 16_000_000
 @click.option("--json", "as_json", is_flag=True, help="Print everything, as JSON.")
 @options.option("--watch", is_flag=True, help="Go on until the run ends.")
 @options.number("--interval", default=2.0, help="Seconds from one look to the next, with --watch.")
-@options.option(
-    "--ssl-verify",
-    type=options.FILE,
-    metavar="CA",
-    help="Certificate of the CA that signed the server's. [default: the public ones]",
-)
-@options.option("--ssl-cert", type=options.FILE, metavar="FILE", help="Certificate of your own.")
-@options.option("--ssl-key", type=options.FILE, metavar="FILE", help="Its private key.")
-@options.option(
-    "--auth-token-file",
-    type=options.FILE,
-    metavar="FILE",
-    help="File with the token on one line, if it is not in the environment.",
-)
+@ssl_verify
+@ssl_cert
+@ssl_key
+@auth_token_file("The operator's token. [default: FEDERATED_OPERATOR_TOKEN]")
 @options.option(
     "--insecure", is_flag=True, help="Send the token even where others on the way can read it."
 )
@@ -84,7 +75,7 @@ def status(
     if not 0.1 <= interval <= 86_400:
         raise click.UsageError("--interval must be from 0.1 to 86400 seconds")
     # Here, because help texts come at once without them.
-    from genesis.federated.transport.http import reach, tokens
+    from genesis.federated.transport.http import protocol, reach, tokens
 
     token = tokens.read_token(auth_token_file, (tokens.OPERATOR_TOKEN, tokens.AUTH_TOKEN))
     if token is not None:
@@ -93,7 +84,7 @@ def status(
     tls: ssl.SSLContext | bool = True
     if url.scheme == "https":
         tls = reach.client_tls(ssl_verify or True, ssl_cert, ssl_key)
-    with closing(_client(token, tls, proxies=not reach.is_loopback(url.host))) as client:
+    with closing(_client(token, tls, proxies=not protocol.is_loopback(url.host))) as client:
         ask = partial(_ask, client, url)
         if not watch:
             found = ask()
@@ -110,7 +101,7 @@ def status(
             click.get_current_context().exit(INTERRUPTED)
 
 
-# Watching.
+# --- watching ---
 
 
 def _looks(ask: Callable[[], Any], interval: float) -> Iterator[tuple[Any, str | None]]:
@@ -161,7 +152,7 @@ def _watch_in_place(ask: Callable[[], Any], interval: float) -> None:
             live.update(Text(lines, no_wrap=True, overflow="ellipsis"), refresh=True)
 
 
-# Asking.
+# --- asking ---
 
 
 def _ask(client: httpx.Client, url: httpx.URL) -> dict[str, Any]:
@@ -257,7 +248,7 @@ def _client(token: str | None, tls: ssl.SSLContext | bool, *, proxies: bool) -> 
     return httpx.Client(headers=headers, verify=tls, timeout=PATIENCE, trust_env=proxies)
 
 
-# What is wrong.
+# --- what is wrong ---
 
 
 def _refused(answer: httpx.Response, url: httpx.URL) -> FederationError:

@@ -139,6 +139,29 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_private(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text that only its owner can read.
+
+    Raises:
+        DataError: The operating system refuses.
+    """
+    with replace_file(path) as temporary:
+        temporary.touch(mode=0o600)  # and only then written to
+        temporary.write_text(text, encoding="utf-8")
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder that only its owner can enter; one that is there keeps its mode.
+
+    Raises:
+        DataError: The operating system refuses.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cannot make the folder {path}", got=error.strerror) from error
+
+
 def _suffix(path: Path, suffixes: Sequence[str]) -> str:
     """The longest of suffixes that path ends in, in upper or lower case."""
     for suffix in sorted(suffixes, key=len, reverse=True):

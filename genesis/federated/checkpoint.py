@@ -20,6 +20,7 @@ from genesis.federated.callbacks import RoundReport
 from genesis.federated.parts import folder_of_round
 from genesis.federated.plan import Plan
 from genesis.model_file import Contents, read_file, write_file
+from genesis.tables import make_private_folder
 
 __all__ = ["Checkpoint", "checkpoint_seed"]
 
@@ -59,8 +60,12 @@ class Checkpoint:
         return (directory / FILE).exists()
 
     def write(self, directory: Path) -> None:
-        """Replace the checkpoint in directory; the clients' parts are there already."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Replace the checkpoint in directory; the clients' parts are there already.
+
+        Raises:
+            DataError: The disk refuses.
+        """
+        make_private_folder(directory)
         meta = {
             "plan": self.plan.to_dict(),
             "encoder": self.encoder.to_dict(),

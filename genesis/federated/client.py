@@ -32,7 +32,7 @@ from genesis.federated.transport.http.tokens import check_token, read_token
 from genesis.progress import losses_as_text
 from genesis.schema import Schema
 from genesis.synthesizer import Synthesizer
-from genesis.tables import replace_file
+from genesis.tables import make_private_folder, write_private
 
 __all__ = ["FederatedClient"]
 
@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 Handler = TypeVar("Handler", bound=Callable[..., object])
 
 SESSION = "session.json"  # the secret of this client's session, beside its checkpoints
-TOLD = ("metrics", "round_num", "n_rounds", "seconds", "client")
+TOLD = ("metrics", "round_num", "n_rounds", "seconds", "client")  # what a handler can name
 
 
 class FederatedClient:
@@ -140,7 +140,8 @@ class FederatedClient:
         if not isinstance(data, pd.DataFrame):
             raise DataError("train takes a table", got=f"a {type(data).__name__}")
         named = [discrete_columns] if isinstance(discrete_columns, str) else discrete_columns
-        self._make_folder()
+        if self._checkpoint is not None:
+            make_private_folder(self._checkpoint)
         self.history, self._model = [], None
         shard = Shard(
             self.client_id,
@@ -209,9 +210,15 @@ class FederatedClient:
         n_rounds = welcome.get("n_rounds")
         n_rounds = n_rounds if isinstance(n_rounds, int) else None
         self._say(f"round {round + 1}/{n_rounds}: {losses_as_text(metrics)}; {seconds:.1f} s")
-        known = (metrics, round + 1, n_rounds, seconds, self)
         for handler in self._on_train_complete:
-            call_with_named(handler, **dict(zip(TOLD, known, strict=True)))
+            call_with_named(
+                handler,
+                metrics=metrics,
+                round_num=round + 1,
+                n_rounds=n_rounds,
+                seconds=seconds,
+                client=self,
+            )
 
     def on_train_complete(self, handler: Handler) -> Handler:
         """Decorator: call the function after this client's training in every round.
@@ -251,16 +258,6 @@ class FederatedClient:
         if self.verbose:
             sys.stderr.write(f"{text}\n")
 
-    def _make_folder(self) -> None:
-        if self._checkpoint is None:
-            return
-        try:
-            self._checkpoint.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(
-                f"cannot make the folder {self._checkpoint}", got=error.strerror
-            ) from error
-
     def _former(self) -> str | None:
         """The secret of the session that this client had before it was stopped."""
         if self._checkpoint is None:
@@ -279,8 +276,6 @@ class FederatedClient:
         self._kept = secret
         values = {"server": self.server_url, "client_id": self.client_id, "session": secret}
         try:
-            with replace_file(self._checkpoint / SESSION) as temporary:
-                temporary.touch(mode=0o600)
-                temporary.write_text(json.dumps(values), encoding="utf-8")
-        except (DataError, OSError) as error:
+            write_private(self._checkpoint / SESSION, json.dumps(values))
+        except DataError as error:
             log.warning("the session will not outlive this client: %s", error)

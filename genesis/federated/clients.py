@@ -43,7 +43,7 @@ class Clients:
         """
         names = sorted(client.client_id for client in transport.clients())[: plan.max_clients]
         numbers = {client: number for number, client in enumerate(names)}
-        joined = cls(transport, numbers, plan.timeout_seconds, max(plan.min_clients, 1))
+        joined = cls(transport, numbers, plan.timeout_seconds, plan.min_clients)
         joined.enough(names, "joined")
         return joined
 

@@ -26,7 +26,10 @@ def final_model(
         FederationError: There was no such request.
     """
     if prepared is None:
-        raise FederationError("the server sent a model without its encoder")
+        raise FederationError(
+            "the server sent a model without its encoder",
+            do="give server and clients the same version",
+        )
     meta = prepared.meta
     return Synthesizer.of_parameters(
         meta["method"],

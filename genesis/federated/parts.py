@@ -13,6 +13,7 @@ from torch import Tensor
 
 from genesis.errors import DataError
 from genesis.model_file import Contents, read_file, write_file
+from genesis.tables import make_private_folder
 
 __all__ = ["Parts", "folder_of_round", "read_part", "write_part"]
 
@@ -102,10 +103,7 @@ def write_part(folder: Path, number: int, run: str, state: Mapping[str, Tensor])
     Raises:
         DataError: The disk refuses.
     """
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"cannot make the folder {folder}", got=error.strerror) from error
+    make_private_folder(folder)
     write_file(_path(folder, number), Contents("part", {"run": run}, state))
 
 

@@ -16,13 +16,14 @@ from genesis import __version__
 from genesis.errors import DataError, GenesisError, PlanError
 from genesis.federated.callbacks import Callback, CheckpointCallback
 from genesis.federated.checkpoint import Checkpoint, checkpoint_seed
+from genesis.federated.plan import check_number
 from genesis.federated.rounds import Federation
 from genesis.federated.run import FederatedRun
 from genesis.federated.status import run_status
 from genesis.federated.transport.http.app import create_app
 from genesis.federated.transport.http.hub import Hub
 from genesis.federated.transport.http.listener import TLS, Listener
-from genesis.federated.transport.http.protocol import LOOPBACK
+from genesis.federated.transport.http.protocol import is_loopback
 from genesis.federated.transport.http.tokens import (
     OPERATOR_TOKEN,
     Tokens,
@@ -31,7 +32,7 @@ from genesis.federated.transport.http.tokens import (
 )
 from genesis.federated.transport.http.transport import HttpTransport
 from genesis.schema import Schema
-from genesis.tables import replace_file
+from genesis.tables import make_private_folder, write_private
 
 __all__ = ["FederatedServer"]
 
@@ -112,7 +113,7 @@ class FederatedServer(FederatedRun):
         missing = _missing(self._tls, self._tokens)
         self.port = port
         self.host = host
-        if host not in LOOPBACK and missing and not insecure:
+        if not is_loopback(host) and missing and not insecure:
             log.warning(
                 "listening at 127.0.0.1 instead of %s, because there is no %s: whoever reaches the "
                 "server could read or join the run; give it, or say insecure=True (--insecure)",
@@ -122,9 +123,8 @@ class FederatedServer(FederatedRun):
             self.host = "127.0.0.1"
         if resume and checkpoint is None:
             raise PlanError("there is nothing to resume from", do="set checkpoint to a folder")
-        for name, seconds in (("join_timeout", join_timeout), ("patience", patience)):
-            if not seconds > 0:
-                raise PlanError(f"{name} must be above 0 seconds", got=repr(seconds))
+        check_number("join_timeout", join_timeout)
+        check_number("patience", patience)
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self._resume, self._join_timeout, self._patience = resume, join_timeout, patience
         self._federation: Federation | None = None
@@ -149,6 +149,9 @@ class FederatedServer(FederatedRun):
                 came through a round.
             SchemaError: The clients' tables do not fit together.
             TrainingError: A loss is not finite; `model` is then the last good state.
+            PlanError: This machine does not have the address; or the checkpoint had another plan.
+            ModelFileError: The checkpoint is damaged.
+            DataError: The checkpoint's folder cannot be made.
         """
         earlier, welcome = self._earlier(), self._welcome()
         listener = Listener(self.host, self.port, self._tls)
@@ -162,7 +165,7 @@ class FederatedServer(FederatedRun):
         )
         if earlier is not None:
             hub.expect({name: self._secrets().get(name) for name in earlier.numbers})
-        fewest = max(self.plan.min_clients, 1)
+        fewest = self.plan.min_clients
         transport = HttpTransport(hub, listener, fewest)
         callbacks = list(self._callbacks)
         if self._checkpoint is not None:
@@ -217,10 +220,7 @@ class FederatedServer(FederatedRun):
         folder = self._checkpoint
         if folder is None:
             return None
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"cannot make the folder {folder}", got=error.strerror) from error
+        make_private_folder(folder)
         if not self._resume or not Checkpoint.is_in(folder):
             return None
         if not self._seeded:
@@ -240,10 +240,8 @@ class FederatedServer(FederatedRun):
         """Keep the hashes, so that sessions outlive the server."""
         assert self._checkpoint is not None
         try:
-            with replace_file(self._checkpoint / SESSIONS) as temporary:
-                temporary.touch(mode=0o600)
-                temporary.write_text(json.dumps(dict(secrets)), encoding="utf-8")
-        except (DataError, OSError) as error:
+            write_private(self._checkpoint / SESSIONS, json.dumps(dict(secrets)))
+        except DataError as error:
             log.warning("sessions will not outlive the server: %s", error)
 
 

@@ -175,7 +175,7 @@ class Shard:
     def _describe(self, request: Request) -> Reply:
         wanted = [*request.meta["discrete_columns"], *self._discrete_columns]
         schema = self._own_schema or Schema.infer(self._given, list(dict.fromkeys(wanted)))
-        return Reply(self.client_id, meta={"schema": schema.to_dict(), "rows": len(self._given)})
+        return Reply(self.client_id, meta={"schema": schema.to_dict()})
 
     def _labels(self, request: Request) -> Reply:
         schema = Schema.from_dict(request.meta["schema"])
@@ -295,11 +295,7 @@ class Shard:
         if self._parts.folder is not None:
             # Before the server has the reply, so that it never knows more than this folder.
             self._keep_or_warn(request.round + 1)
-        return Reply(
-            self.client_id,
-            meta={"rows": len(codes), "metrics": metrics | self._measured},
-            arrays=arrays,
-        )
+        return Reply(self.client_id, meta={"metrics": metrics | self._measured}, arrays=arrays)
 
     def _collect(self, request: Request) -> Reply:
         """Parameters as they are; the losses are those of the last round."""
@@ -398,6 +394,7 @@ class Shard:
             self._kept = rounds
 
     def _keep_or_warn(self, rounds: int) -> None:
+        """The same after a round, which a full disk does not spoil."""
         try:
             self._keep(rounds)
         except DataError as error:

@@ -20,7 +20,7 @@ def run_status(
 ) -> dict[str, Any]:
     """The state of a run as JSON values.
 
-    Safe to call from another thread than the run's: whatever it reads is replaced as a whole.
+    Safe to call from another thread than the run's: it looks at each thing once, or at a copy.
 
     Args:
         federation: The run.
@@ -32,7 +32,7 @@ def run_status(
         state ("waiting", "agreeing", "training", "finishing", "complete", "failed" or
         "interrupted"), reason, method, aggregation, version, round (rounds complete), n_rounds,
         min_clients, seconds, seconds_left, epsilon (None without differential privacy),
-        rows_per_second (rows trained on, in the last round), bytes_received, bytes_sent; clients:
+        rows_per_second (rows trained on in the last round, with the epochs of the plan), bytes_received, bytes_sent; clients:
         client_id, state ("waiting", "working" or "absent"), last_seen (seconds ago), rows, task,
         rounds (in which it took part); and rounds: see `RoundReport.to_dict`.
     """

@@ -20,12 +20,20 @@ import pytest
 import torch
 
 import genesis
-from genesis import DataError, FederatedSynthesizer, FederationError, PlanError, Synthesizer
+from genesis import (
+    DataError,
+    FederatedSynthesizer,
+    FederationError,
+    PlanError,
+    SchemaError,
+    Synthesizer,
+)
 from genesis.federated.callbacks import RoundReport
 from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
 from genesis.federated.rounds import Federation
 from genesis.federated.transport.body import decode_reply, encode_reply, encode_request
+from genesis.schema import Kind
 from tests.dirty import QUICK, QUICK_TVAE, dirty_table
 from tests.federated.flower_grid import FlowerTransport, MemoryGrid, write_tables
 
@@ -182,6 +190,22 @@ def test_it_waits_for_nodes_that_come_later(tmp_path: Path) -> None:
     assert [info.client_id for info in transport.clients()] == sorted(tables())
     del grid.contexts[101]
     assert [info.present for info in transport.clients()] == [True, False, True]
+
+
+def test_a_node_tells_no_keys_unless_its_owner_names_them(tmp_path: Path) -> None:
+    keyed = {
+        name: table.assign(key=[f"Person {name} {i:04d} X" for i in range(len(table))])
+        for name, table in tables().items()
+    }
+    configs = write_tables(keyed, tmp_path)
+    plan = quick_plan(discrete_columns=("key",))
+    with pytest.raises(SchemaError, match="'key' holds keys at client 'site_0'"):
+        train(MemoryGrid(configs), plan)
+    for config in configs:
+        config["discrete-columns"] = "key"
+    encoder = train(MemoryGrid(configs, run_id=8), plan).encoder
+    assert encoder is not None
+    assert encoder.schema["key"].kind is Kind.CATEGORICAL
 
 
 def test_too_few_nodes_are_an_error_that_says_why(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ anew, and the same numbers come out.
 
 What a node says of itself in `--node-config`:
 
-    client-id     its name, which no other node may have
-    data          its table: .csv, .csv.gz or .parquet
-    schema        TOML file with the schema that it insists on; inferred if left out
-    device        "auto", "cpu" or "cuda"
-    checkpoint    folder for what it needs to go on if it is stopped
-    model         file for the final model
+    client-id         its name, which no other node may have
+    data              its table: .csv, .csv.gz or .parquet
+    discrete-columns  columns to take as categories, separated by commas
+    schema            TOML file with the schema that it insists on; inferred if left out
+    device            "auto", "cpu" or "cuda"
+    checkpoint        folder for what it needs to go on if it is stopped
+    model             file for the final model
 
 and what it decides by itself, whatever the plan says; see `shard.LocalChoices`:
 
@@ -179,6 +180,7 @@ def _new_shard(context: Context) -> Shard:
                 do='start the SuperNode with --node-config \'client-id="…" data="…"\'',
             )
     own = {f.name: told.get(f.name.replace("_", "-"), f.default) for f in fields(LocalChoices)}
+    named = str(told.get("discrete-columns", "")).split(",")
     schema, folder, model = told.get("schema"), told.get("checkpoint"), told.get("model")
     with _paths_untold():
         if model:
@@ -186,10 +188,12 @@ def _new_shard(context: Context) -> Shard:
         return Shard(
             str(told["client-id"]),
             read_table(str(told["data"])),
+            discrete_columns=tuple(column.strip() for column in named if column.strip()),
             schema=Schema.load(str(schema)) if schema else None,
             device=str(told.get("device", "auto")),
             choices=LocalChoices(**cast(Any, own)),
             parts=Parts(Path(str(folder)) if folder else None),
+            guarded=True,
         )
 
 

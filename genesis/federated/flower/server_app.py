@@ -51,7 +51,7 @@ def main(grid: Grid, context: Context) -> None:
     settings = Settings.read(context.run_config)
     plan, earlier = settings.plan, settings.earlier()
     transport = FlowerTransport(grid)
-    transport.wait_for(list(earlier or ()), max(plan.min_clients, 1), settings.join_timeout)
+    transport.wait_for(list(earlier or ()), plan.min_clients, settings.join_timeout)
     callbacks: list[Callback] = [RoundCallback()]
     if settings.checkpoint is not None:
         callbacks.insert(0, CheckpointCallback(settings.checkpoint, strict=False))

@@ -20,7 +20,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 import genesis
-from genesis.errors import FederationError
+from genesis.errors import FederationError, printable
 from genesis.federated.messages import ClientInfo, Reply, Request
 from genesis.federated.transport.body import decode_reply, encode_request, largest_reply
 
@@ -222,8 +222,7 @@ def _record(message: Message, name: str) -> ConfigRecord:
 
 def _one_line(text: object) -> str:
     """What a node says, fit for a terminal."""
-    printable = "".join(c if c.isprintable() else " " for c in str(text))
-    return " ".join(printable.split())[:1000] or "nothing that can be read"
+    return printable(str(text))[:1000] or "nothing that can be read"
 
 
 def _sleep(pause: float, deadline: float) -> float:

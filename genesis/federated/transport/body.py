@@ -35,8 +35,8 @@ __all__ = [
 
 COMPRESSIONS = ("gzip", "zstd")
 MAX_JSON = 32 << 20  # bytes; the labels of a million categories fit
-SPEAK = ("describe", "labels")  # requests whose replies are about columns
-SMALL_JSON = 1 << 20  # bytes, of all other replies
+LONG_REPLIES = ("describe", "labels")  # requests whose replies hold text of every column
+SMALL_JSON = 1 << 20  # bytes, in all other replies
 MOST_CONTAINERS = 1 << 20  # lists and objects in JSON, each of which takes 30 times its bytes
 HEADER = 1 << 16  # bytes for names and shapes of arrays
 WINDOW = 1 << 23  # bytes of memory that a zstd stream may ask for beside its output
@@ -103,7 +103,7 @@ def decode_reply(body: bytes | bytearray, client_id: str, expects: Expected) -> 
 
 def largest_reply(kind: str, expects: Expected) -> int:
     """Bytes that a reply to a request of a kind may have at most."""
-    text = MAX_JSON if kind in SPEAK else SMALL_JSON
+    text = MAX_JSON if kind in LONG_REPLIES else SMALL_JSON
     return text + HEADER + sum(np.dtype(d).itemsize * n for d, n in expects.values())
 
 

@@ -37,15 +37,15 @@ from genesis.errors import FederationError
 from genesis.federated.messages import Reply
 from genesis.federated.transport.body import COMPRESSIONS, decode_reply, inflate, largest_reply
 from genesis.federated.transport.http.hub import Hub, RefusedError, RunEndedError, Session
-from genesis.federated.transport.http.metrics import metrics_text
+from genesis.federated.transport.http.metrics import CONTENT_TYPE, metrics_text
 from genesis.federated.transport.http.page import POLICY, page
 from genesis.federated.transport.http.protocol import (
     COMPRESSION,
-    LOOPBACK,
     POLL_SECONDS,
     SESSION,
     TASK,
     VERSION,
+    is_loopback,
 )
 from genesis.federated.transport.http.tokens import ANYONE, Tokens
 
@@ -104,7 +104,7 @@ def create_app(
         status: What the run says of itself.
         welcome: What a client is told when it has joined, beside the secret of its session.
     """
-    # No page of the interface in production: it would be public.
+    # No description of the routes: its pages would be public.
     app = FastAPI(
         title="genesis", openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False
     )
@@ -112,7 +112,7 @@ def create_app(
     decoding = asyncio.Semaphore(2)  # it takes two more copies of a body, for a moment
 
     def refuse_token(request: Request) -> HTTPException:
-        """The answer to a wrong token: slower and slower for whoever guesses."""
+        """The answer to a wrong token, and another one to too many of them."""
         if not limiter.hit(WRONG_TOKENS, _address(request)):
             return HTTPException(429, "too many wrong tokens", {"Retry-After": "60"})
         asked = {"WWW-Authenticate": _challenge(request)}
@@ -120,7 +120,7 @@ def create_app(
 
     def check_host(request: Request) -> None:
         # Without tokens the browser of this machine could be led here by any page that it shows.
-        if tokens.open and _address(request) in LOOPBACK and _host(request) not in LOOPBACK:
+        if tokens.open and is_loopback(_address(request)) and not is_loopback(_host(request)):
             raise HTTPException(403, "this server is for this machine only")
 
     async def token_owner(request: Request) -> str:
@@ -223,9 +223,7 @@ def create_app(
 
     @app.get("/metrics", dependencies=[Depends(operator)], response_class=PlainTextResponse)
     async def show_metrics() -> Response:
-        return Response(
-            metrics_text(status()), media_type="text/plain; version=0.0.4; charset=utf-8"
-        )
+        return Response(metrics_text(status()), media_type=CONTENT_TYPE)
 
     @app.get("/", dependencies=[Depends(operator)], response_class=HTMLResponse)
     async def show_page() -> Response:
@@ -307,18 +305,15 @@ async def _drain(request: Request) -> None:
 
 
 async def _chunks(request: Request, size: int) -> AsyncIterator[bytes]:
+    """A body as it comes, within the time that so many bytes need."""
     try:
-        async with asyncio.timeout(_patience(size)):
+        async with asyncio.timeout(STALL_SECONDS + size / SLOWEST):
             async for chunk in request.stream():
                 yield chunk
     except TimeoutError:
         raise RefusedError(408, "the body takes too long") from None
     except ClientDisconnect:
         raise RefusedError(400, "the body was cut short") from None
-
-
-def _patience(size: int) -> float:
-    return STALL_SECONDS + size / SLOWEST
 
 
 def _declared(request: Request) -> int:
@@ -357,12 +352,12 @@ def _challenge(request: Request) -> str:
     return 'Basic realm="genesis", charset="UTF-8"' if request.url.path == "/" else "Bearer"
 
 
-def _host(request: Request) -> str | None:
-    """The name that a client has for this server."""
+def _host(request: Request) -> str:
+    """The name that a client has for this server; "" if it says none."""
     try:
-        return urlsplit(f"//{request.headers.get('host', '')}").hostname
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
     except ValueError:
-        return None
+        return ""
 
 
 def _address(request: Request) -> str:

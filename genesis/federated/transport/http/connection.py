@@ -26,13 +26,9 @@ from genesis.federated.transport.http.protocol import (
     SESSION,
     TASK,
     VERSION,
-)
-from genesis.federated.transport.http.reach import (
-    explain,
-    is_hopeless,
     is_loopback,
-    speaks_tls,
 )
+from genesis.federated.transport.http.reach import explain, is_hopeless, speaks_tls
 
 __all__ = ["Connection", "Received"]
 
@@ -343,7 +339,9 @@ def _ended(said: Mapping[str, Any]) -> FederationError:
             "the run ended without this client", do="ask the operator for the model"
         )
     reason = printable(str(said.get("error") or "no reason given"))[:1000]
-    return FederationError("the run failed at the server", got=reason)
+    return FederationError(
+        "the run failed at the server", got=reason, do="ask its operator, whose log says more"
+    )
 
 
 def _foreign() -> FederationError:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -75,7 +76,9 @@ class TLS:
             try:
                 context.load_verify_locations(self.authority)
             except (ssl.SSLError, OSError) as error:
-                raise PlanError(f"{self.authority} holds no certificates") from error
+                raise PlanError(
+                    f"{self.authority} holds no certificates", do="give the authority's PEM file"
+                ) from error
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
@@ -167,8 +170,6 @@ class _Ready:
     """Waits for the event loop of another thread."""
 
     def __init__(self) -> None:
-        from queue import SimpleQueue
-
         self._loops: SimpleQueue[asyncio.AbstractEventLoop] = SimpleQueue()
 
     def set(self, loop: asyncio.AbstractEventLoop) -> None:

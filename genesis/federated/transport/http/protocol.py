@@ -1,15 +1,17 @@
-"""What both ends agree on beside bodies: headers, and how often one hears of the other."""
+"""What both ends agree on beside bodies: headers, signs of life, and what this machine is."""
 
 from __future__ import annotations
+
+import ipaddress
 
 __all__ = [
     "COMPRESSION",
     "HEARTBEAT_SECONDS",
-    "LOOPBACK",
     "POLL_SECONDS",
     "SESSION",
     "TASK",
     "VERSION",
+    "is_loopback",
 ]
 
 VERSION = "X-Genesis-Version"  # of the program
@@ -20,4 +22,10 @@ COMPRESSION = "X-Genesis-Compression"  # how a body is compressed
 HEARTBEAT_SECONDS = 2.0  # from one sign of life of a client to the next
 POLL_SECONDS = 20.0  # that a server waits for a task before it says that there is none
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+
+def is_loopback(host: str) -> bool:
+    """Whether what is sent to a host stays on this machine; without asking anybody."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

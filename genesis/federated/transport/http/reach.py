@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 import ssl
@@ -12,15 +11,16 @@ from pathlib import Path
 import httpx
 
 from genesis.errors import FederationError, PlanError
+from genesis.federated.transport.http.protocol import is_loopback
 
 __all__ = [
     "client_tls",
     "explain",
     "is_hopeless",
-    "is_loopback",
     "place_of",
     "server_url",
     "speaks_tls",
+    "unknown_host",
 ]
 
 log = logging.getLogger(__name__)
@@ -76,14 +76,6 @@ def place_of(url: httpx.URL) -> str:
     return f"{url.scheme}://{url.netloc.decode('ascii')}"
 
 
-def is_loopback(host: str) -> bool:
-    """Whether what is sent to a host stays on this machine; without asking anybody."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def client_tls(
     verify: bool | str | Path = True,
     certificate: str | Path | None = None,
@@ -103,15 +95,16 @@ def client_tls(
     if (certificate is None) != (key is None):
         raise PlanError("a certificate and its key go together", do="give ssl_cert and ssl_key")
     try:
-        if isinstance(verify, bool):
-            context = httpx.create_ssl_context(verify=verify)
-        else:
-            context = ssl.create_default_context(cafile=verify)
+        # Not what httpx makes by default: it trusts a list of its own instead of the machine's.
+        context = ssl.create_default_context(cafile=None if isinstance(verify, bool) else verify)
     except OSError as error:
         raise PlanError(
-            f"the CA {verify} cannot be used", got=_reason(error, "no certificate")
+            f"the CA {verify} cannot be used",
+            got=_reason(error, "no certificate"),
+            do="give the PEM file with the certificate of the CA (ca.crt)",
         ) from None
     if verify is False:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         log.warning("the server's certificate is not checked, so the server may be anybody")
     if certificate is not None and key is not None:
         try:
@@ -119,7 +112,11 @@ def client_tls(
             context.load_cert_chain(certificate, key, password="")
         except OSError as error:
             got = _reason(error, "no PEM files that fit together, or a key with a password")
-            raise PlanError(f"{certificate} and {key} cannot be used", got=got) from None
+            raise PlanError(
+                f"{certificate} and {key} cannot be used",
+                got=got,
+                do="give PEM files that belong together, the key without a password",
+            ) from None
     return context
 
 

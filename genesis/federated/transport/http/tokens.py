@@ -167,7 +167,9 @@ def _read(path: Path) -> str:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         got = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
-        raise PlanError(f"the token file {path} cannot be read", got=got) from None
+        raise PlanError(
+            f"the token file {path} cannot be read", got=got, do="check its name and its mode"
+        ) from None
     if not text:
         raise PlanError(f"the token file {path} is empty", do="write a token into it")
     return text
