@@ -32,9 +32,10 @@ def run_status(
         state ("waiting", "agreeing", "training", "finishing", "complete", "failed" or
         "interrupted"), reason, method, aggregation, version, round (rounds complete), n_rounds,
         min_clients, seconds, seconds_left, epsilon (None without differential privacy),
-        rows_per_second (rows trained on in the last round, with the epochs of the plan), bytes_received, bytes_sent; clients:
-        client_id, state ("waiting", "working" or "absent"), last_seen (seconds ago), rows, task,
-        rounds (in which it took part); and rounds: see `RoundReport.to_dict`.
+        rows_per_second (rows trained on in the last round, with the epochs of the plan),
+        bytes_received, bytes_sent; clients: client_id, state ("waiting", "working" or "absent"),
+        last_seen (seconds ago), rows, task, rounds (in which it took part); and rounds: see
+        `RoundReport.to_dict`.
     """
     plan, reports = federation.plan, list(federation.reports)
     state, reason = ended if ended is not None else (federation.phase, federation.stopped)
