@@ -686,18 +686,20 @@ def test_too_few_clients_end_the_run_for_everybody() -> None:
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_who_waits_can_be_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+    status: int,
 ) -> None:
     monkeypatch.setattr(hub, "GRACE_SECONDS", 1.0)  # who is stopped while joining says no goodbye
     write_tables(tmp_path)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
+    joined: list[Joined] = []
 
-    def stopped(clients: int, *words: object) -> Result:
-        """What a program says that is stopped when a server has so many clients."""
-
+    def stopped(when: Callable[[], object], *words: object) -> None:
         def stop() -> None:
-            until(lambda: len(clients_at(url)) == clients, f"{clients} clients")
+            when()
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL  # it would end the tests
             os.kill(os.getpid(), number)
 
         stopping = in_thread(stop)
@@ -705,15 +707,26 @@ def test_who_waits_can_be_stopped(
         all_end(stopping)
         assert result.exit_code == status, result.output
         assert "Traceback" not in result.output
-        return result
 
-    north = join(url, "north")
-    stopped(1, "server", "--port", port)
-    server, serving = serve(**CHOICES, port=port)
+    def address() -> str:
+        """That of the server that began last, as it says."""
+        return "".join(caplog.text.rpartition("listening at ")[2].split()[:1])
+
+    def first_joins() -> None:
+        until(lambda: "listening at" in caplog.text, "a server")
+        joined.append(join(address(), "north"))
+        until(lambda: len(clients_at(address())) == 1, "a client")
+
+    stopped(first_joins, "server", "--port", 0, "--join-timeout", PATIENCE)
+    url = address()
+    server, serving = serve(**CHOICES, port=int(url.rpartition(":")[2]))
     until(lambda: len(clients_at(url)) == 1, "a client that comes back")
-    stopped(2, "client", "--server", url, "--client-id", "south", "--data", tmp_path / "south.csv")
-    south, west = join(url, "south"), join(url, "west")
-    all_end(serving, north.running, south.running, west.running)
+    stopped(
+        lambda: until(lambda: len(clients_at(url)) == 2, "another client"),
+        *("client", "--server", url, "--client-id", "south", "--data", tmp_path / "south.csv"),
+    )
+    joined += [join(url, "south"), join(url, "west")]
+    all_end(serving, *(each.running for each in joined))
     assert parameters(server) == simulated()
 
 
