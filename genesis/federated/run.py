@@ -56,6 +56,7 @@ class FederatedRun:
                 raise PlanError(f"there is no argument '{name}'", do=nearest_names(name, known))
         self._seeded = choices.get("seed") is not None
         self.plan = Plan(method=method, config={} if config is None else config, **choices)
+        self._choices = self.plan  # as they were given; self.plan is that of the last run
         self.device = resolve_device(device, config)
         self.history: list[RoundReport] = []
         self.seconds: dict[str, float] = {}

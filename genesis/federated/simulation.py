@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from genesis.errors import DataError
-from genesis.federated.callbacks import Callback
 from genesis.federated.checkpoint import checkpoint_seed
 from genesis.federated.rounds import Federation
 from genesis.federated.run import FederatedRun
 from genesis.federated.shard import Shard
 from genesis.federated.transport.in_process import InProcessTransport
-from genesis.schema import Schema
 
 __all__ = ["FederatedSynthesizer"]
 
@@ -39,21 +36,6 @@ class FederatedSynthesizer(FederatedRun):
     Raises:
         PlanError: A choice is unknown or impossible, or two contradict each other.
     """
-
-    def __init__(
-        self,
-        method: str = "ctgan",
-        config: Mapping[str, Any] | None = None,
-        *,
-        callbacks: Sequence[Callback] = (),
-        schema: Schema | None = None,
-        device: str | torch.device = "auto",
-        **choices: Any,
-    ) -> None:
-        super().__init__(
-            method, config, callbacks=callbacks, schema=schema, device=device, **choices
-        )
-        self._choices = self.plan  # those of every fit; self.plan is that of the last one
 
     def fit(
         self,
