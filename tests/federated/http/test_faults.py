@@ -728,6 +728,7 @@ def test_who_waits_can_be_stopped(
     joined += [join(url, "south"), join(url, "west")]
     all_end(serving, *(each.running for each in joined))
     assert parameters(server) == simulated()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 def clients_at(url: str) -> list[Any]:

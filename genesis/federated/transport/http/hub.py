@@ -235,6 +235,7 @@ class Hub:
     def leave(self, session: Session) -> None:
         """A client says goodbye. Its id is free, and it may come back."""
         session.left = True
+        session.wake.set()  # nobody listens any more to what is still asked for
         if self._roster is None and self.sessions.get(session.client_id) is session:
             # Nobody counts on it yet.
             del self.sessions[session.client_id]
@@ -274,6 +275,9 @@ class Hub:
                         return task
                     session.wake.clear()
                     await session.wake.wait()
+                    if session.left:
+                        self.check(session)
+                        return None
         except TimeoutError:
             return None
 
