@@ -248,13 +248,14 @@ class Killed(BaseException):
     """Ends a client that is a thread."""
 
 
-@pytest.mark.parametrize(
-    ("kind", "keeps"),
-    [
-        *((kind, False) for kind in ("describe", "labels", "count", "prepare", "finish")),
-        *((kind, True) for kind in ("train", "checkpoint")),
-    ],
-)
+KINDS = [
+    *(pytest.param(kind, False, marks=pytest.mark.slow) for kind in ("describe", "labels")),
+    *((kind, False) for kind in ("count", "prepare", "train", "finish")),
+    *((kind, True) for kind in ("train", "checkpoint")),
+]
+
+
+@pytest.mark.parametrize(("kind", "keeps"), KINDS)
 def test_a_client_that_is_stopped_at_whatever_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, keeps: bool
 ) -> None:
@@ -288,10 +289,14 @@ def test_a_client_that_is_stopped_at_whatever_it_does(
     north = join(server.url, "north", **folder)
     joined = all_end(north.running, south.running, west.running)
     all_end(serving)
-    expected = simulated(aggregation="scaffold")
+    assert [report.clients for report in server.history] == [tuple(NAMES)] * 3
+    # Who trained, and kept nothing, goes on with the global model and a new optimiser.
+    is_exact = keeps or kind != "train"
+    expected = simulated(aggregation="scaffold") if is_exact else parameters(server)
     assert {parameters(run) for run in (server, *joined)} == {expected}
 
 
+@pytest.mark.slow
 def test_a_client_that_kept_nothing_goes_on_too(
     processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
