@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from genesis.privacy.report import in_words
 from genesis.progress import losses_as_text
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def account_of(
         "clients": {client: {"rows": size} for client, size in sizes.items()},
         "rounds": [report.to_dict() for report in run.history],
         "seconds": dict(seconds),
-        "epsilon": None,
+        "epsilon": run.epsilon,
+        "privacy": run.privacy,
         "evaluation": None if scores is None else scores.to_dict(),
     }
 
@@ -44,6 +46,8 @@ def summary_of(run: FederatedRun, sizes: Mapping[str, int], seconds: Mapping[str
         lines.append(f"{client:{width}}  {size:9,}  {took_part} of {len(reports)}")
     spent = ", ".join(f"{what} {value:.1f} s" for what, value in seconds.items() if what != "total")
     lines.append(f"{len(reports)} rounds in {seconds['total']:.1f} s: {spent}")
-    if reports:
+    if run.privacy is not None:
+        lines.append(in_words(run.privacy))
+    elif reports:
         lines.append(f"last round: {losses_as_text(reports[-1].metrics)}")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,6 +21,7 @@ from .network import (
     stops_on_term,
 )
 from .outputs import check_outputs, say
+from .privacy_options import gather_privacy, ledger_options, privacy_options
 
 __all__ = ["client"]
 
@@ -58,8 +60,8 @@ __all__ = ["client"]
 )
 @options.whole("--rows", help="Its rows. [default: as many as --data has]")
 @options.option("--model", type=options.FILE, metavar="MODEL", help="File for the final model.")
-@options.option("--epsilon", type=float, hidden=True)
-@options.option("--delta", type=float, hidden=True)
+@privacy_options()
+@ledger_options()
 @options.device
 @options.quiet
 def client(
@@ -87,6 +89,9 @@ def client(
     model: Path | None,
     epsilon: float | None,
     delta: float | None,
+    privacy: tuple[tuple[str, Any], ...],
+    privacy_ledger: Path | None,
+    privacy_budget: float | None,
     device: str,
     quiet: bool,
 ) -> None:
@@ -112,9 +117,14 @@ def client(
     check_outputs(
         [path for path in given if path], tables=[output], files=[model], folders=[checkpoint]
     )
-    privacy = None
-    if epsilon is not None or delta is not None:
-        privacy = {"differential_privacy": {"epsilon": epsilon, "delta": delta}}
+    promise = gather_privacy(
+        epsilon=epsilon,
+        delta=delta,
+        privacy=privacy,
+        privacy_ledger=privacy_ledger,
+        privacy_budget=privacy_budget,
+        table=data,
+    )
     with lines_on_stderr(quiet=quiet), stops_on_term():
         participant = genesis.federated.FederatedClient(
             server,
@@ -122,7 +132,7 @@ def client(
             local_epochs=local_epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
-            privacy=privacy,
+            privacy=promise,
             compression=compression,
             retry_attempts=retry_attempts,
             timeout_seconds=timeout_seconds,

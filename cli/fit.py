@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 import genesis
+from genesis.privacy.report import in_words
 from genesis.progress import ProgressBar, losses_as_text
 
 from . import options
 from .outputs import check_outputs, say
+from .privacy_options import gather_privacy, ledger_options, privacy_options
 
 __all__ = ["fit"]
 
@@ -27,6 +29,8 @@ __all__ = ["fit"]
 @options.schema
 @options.discrete_columns
 @options.max_categories
+@privacy_options()
+@ledger_options()
 @options.device
 @options.seed
 @options.quiet
@@ -40,6 +44,11 @@ def fit(
     schema: Path | None,
     discrete_columns: tuple[tuple[str, ...], ...],
     max_categories: int,
+    epsilon: float | None,
+    delta: float | None,
+    privacy: tuple[tuple[str, Any], ...],
+    privacy_ledger: Path | None,
+    privacy_budget: float | None,
     device: str,
     seed: int | None,
     quiet: bool,
@@ -53,6 +62,7 @@ def fit(
       genesis fit patients.csv --output patients.model
       genesis fit patients.csv --output patients.model --discrete-columns ward,outcome
       genesis fit patients.parquet --output patients.model --method tvae --epochs 100 --seed 1
+      genesis fit patients.csv --output patients.model --schema schema.toml --epsilon 1
     """
     started = time.perf_counter()
     check_outputs([table], files=[output])
@@ -66,12 +76,22 @@ def fit(
         max_categories=max_categories,
         seed=seed,
         device=device,
+        privacy=gather_privacy(
+            epsilon=epsilon,
+            delta=delta,
+            privacy=privacy,
+            privacy_ledger=privacy_ledger,
+            privacy_budget=privacy_budget,
+            table=table,
+        ),
     )
     rows = genesis.read_table(table)
 
     with ProgressBar("epochs", quiet=quiet) as bar:
         synthesizer.fit(rows, options.split_columns(discrete_columns), bar.show)
     synthesizer.save(output)
+    if synthesizer.privacy is not None:
+        say(in_words(synthesizer.privacy), quiet=quiet)
     say(
         f"{len(rows):,} rows, {len(synthesizer.losses)} epochs; at the end "
         f"{losses_as_text(synthesizer.losses[-1])}\n"

@@ -13,10 +13,16 @@ import genesis
 from genesis.federated.plan import Plan, read_choices
 
 from . import options
+from .privacy_options import gather_privacy, privacy_options
 
 __all__ = ["gather_choices", "plan_options"]
 
-JOINED = ("config", "aggregation_options", "discrete_columns")  # options that are given in parts
+JOINED = (
+    "config",
+    "aggregation_options",
+    "discrete_columns",
+    "privacy",
+)  # options that are given in parts
 
 
 def _read_plan(ctx: click.Context, _: click.Parameter, path: Path | None) -> dict[str, Any]:
@@ -103,8 +109,7 @@ def plan_options(min_clients: int = Plan.min_clients) -> Callable[[Any], Any]:
         options.schema,
         options.discrete_columns,
         options.max_categories,
-        options.option("--epsilon", type=float, hidden=True),
-        options.option("--delta", type=float, hidden=True),
+        privacy_options(unit=True),
         options.option("--secure-aggregation", hidden=True),
     ]
     return lambda command: reduce(lambda made, add: add(made), reversed(listed), command)
@@ -119,6 +124,8 @@ def gather_choices(
     discrete_columns: tuple[tuple[str, ...], ...],
     epsilon: float | None,
     delta: float | None,
+    privacy: tuple[tuple[str, Any], ...],
+    privacy_unit: str | None,
     secure_aggregation: str | None,
     **choices: Any,
 ) -> dict[str, Any]:
@@ -130,8 +137,15 @@ def gather_choices(
     choices["aggregation_options"] = plan.get("aggregation_options", {}) | dict(aggregation_options)
     if discrete_columns:
         choices["discrete_columns"] = options.split_columns(discrete_columns)
-    if epsilon is not None or delta is not None:
-        choices["privacy"] = {"differential_privacy": {"epsilon": epsilon, "delta": delta}}
+    promise = gather_privacy(
+        epsilon=epsilon,
+        delta=delta,
+        privacy=privacy,
+        privacy_unit=privacy_unit,
+        plan=plan.get("privacy"),
+    )
+    if promise is not None:
+        choices["privacy"] = promise
     if secure_aggregation is not None:
         choices["secure_aggregation"] = secure_aggregation
     return choices

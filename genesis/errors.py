@@ -5,6 +5,7 @@
     ├── SchemaError          columns and kinds that do not fit: to each other, or to a schema
     ├── PlanError            choices that contradict each other or name something unknown
     ├── ConditionError       a condition on generated rows that no row can satisfy
+    ├── PrivacyError         a release that a promise of privacy does not allow
     ├── TrainingError        training that cannot go on: a loss that is not finite
     ├── FederationError      too few clients, or a client that answered wrongly
     ├── ModelFileError       a model file or checkpoint that is damaged, foreign or too new
@@ -28,6 +29,7 @@ __all__ = [
     "MissingExtraError",
     "ModelFileError",
     "PlanError",
+    "PrivacyError",
     "SchemaError",
     "TrainingError",
     "nearest_names",
@@ -63,6 +65,10 @@ class PlanError(GenesisError, ValueError):
 
 class ConditionError(GenesisError, ValueError):
     """A condition that no generated row can satisfy."""
+
+
+class PrivacyError(GenesisError, RuntimeError):
+    """A release that a promise of privacy does not allow, or that nothing can account for."""
 
 
 class TrainingError(GenesisError, RuntimeError):

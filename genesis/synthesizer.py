@@ -19,7 +19,18 @@ from genesis.devices import resolve_device
 from genesis.encoding.encoder import Encoder
 from genesis.errors import DataError, GenesisError, ModelFileError, PlanError, TrainingError
 from genesis.model_file import Contents, read_file, write_file
-from genesis.models import DEFAULT_EPOCHS, GenerativeModel, LocalTraining, create_model, model_class
+from genesis.models import (
+    DEFAULT_EPOCHS,
+    GenerativeModel,
+    LocalTraining,
+    check_private_config,
+    create_model,
+    model_class,
+)
+from genesis.privacy.budget import Privacy
+from genesis.privacy.guard import Guard
+from genesis.privacy.ledger import LedgerFile
+from genesis.privacy.report import record_report
 from genesis.progress import ProgressBar
 from genesis.schema import Schema
 from genesis.seeding import Stream, check_seed, generator, key
@@ -42,11 +53,15 @@ class Synthesizer:
         config: Arguments of the model, those of `ctgan.CTGAN` and `ctgan.TVAE`.
         schema: Kinds and types of the columns; inferred if None.
         max_categories: Categories of a column with a slot of their own; the rest share one.
-        seed: Decides training and generation; drawn by the operating system if None.
+        seed: Decides training and generation, but never the noise of privacy; drawn by the
+            operating system if None.
         device: "auto", "cpu" or "cuda".
+        privacy: ``{"differential_privacy": {"epsilon": 1.0, "delta": 1e-5, …}}``, what is promised
+            to every record: see `privacy.budget.Privacy`.
 
     Raises:
-        PlanError: Unknown method or device, or an impossible config, seed or max_categories.
+        PlanError: Unknown method or device, or an impossible config, seed, max_categories or
+            promise.
     """
 
     def __init__(
@@ -58,7 +73,12 @@ class Synthesizer:
         max_categories: int = 1000,
         seed: int | None = None,
         device: str | torch.device = "auto",
+        privacy: Mapping[str, Any] | None = None,
     ) -> None:
+        self._promise = _promise(privacy, method, config or {})
+        self.privacy: dict[str, Any] | None = None  # what was promised and released
+        if self._promise is not None:
+            config = {**model_class(method).private_config, **(config or {})}
         model_class(method).check_config(config or {})
         self.method, self.config = method, dict(config or {})
         self.max_categories, self.device = max_categories, resolve_device(device, self.config)
@@ -96,33 +116,53 @@ class Synthesizer:
                 got="one row" if len(table) else "no rows",
                 do="add rows",
             )
-        if self._schema is None:
-            schema = Schema.infer(table, discrete_columns).settle()
-        else:
-            schema = self._schema.discretise(discrete_columns).settle()
+        guard = _guard(self._promise)
+        schema = self._schema_of(table, discrete_columns, private=guard is not None)
         table = schema.conform(table)
-        shard = ShardStatistics(schema, table)
-        pooled = PooledStatistics(schema, [shard.labels()])
-        while questions := pooled.questions():
-            pooled.take([shard.answer(question) for question in questions])
+        pooled = _pooled(ShardStatistics(schema, table), len(table), guard)
         encoder = Encoder.fit(pooled, max_categories=self.max_categories)
         codes = encoder.encode(table, generator(self.seed, Stream.ENCODING, 0))
         model = self._adopt(encoder)
         self._complete = True
         with ProgressBar("epochs", quiet=not self.config.get("verbose")) as bar:
-            self._train(model, codes, progress or bar.show)
+            self._train(model, codes, guard, progress or bar.show)
+        if guard is not None:
+            self.privacy = record_report(
+                {"table": guard.spent()},
+                ["table"],
+                overlap="disjoint",
+                public_schema=self._schema is not None,
+                gradients=model.private_gradients,
+            )
         return self
 
-    def _train(self, model: GenerativeModel, codes: Codes, progress: Progress) -> None:
+    def _schema_of(
+        self, table: pd.DataFrame, discrete_columns: Sequence[str], *, private: bool
+    ) -> Schema:
+        """What was stated of the columns, or else what they look like."""
+        if self._schema is not None:
+            return self._schema.discretise(discrete_columns).settle()
+        schema = Schema.infer(table, discrete_columns)
+        return (schema.without_values() if private else schema).settle()
+
+    def _train(
+        self, model: GenerativeModel, codes: Codes, guard: Guard | None, progress: Progress
+    ) -> None:
         """All epochs, one by one: any split of them gives the same numbers."""
         epochs = int(self.config.get("epochs", DEFAULT_EPOCHS))
+        batch_size = int(self.config.get("batch_size", 500))
+        private = None
+        if guard is not None:
+            guard.plan_training(batch_size=batch_size, epochs=epochs)
+            private = guard.steps(epochs)
         self.losses = []
         for epoch in range(epochs):
             local = LocalTraining(
                 epochs=1,
-                batch_size=int(self.config.get("batch_size", 500)),
+                batch_size=batch_size,
                 seed=key(self.seed, Stream.TRAINING, 0),
                 first_epoch=epoch,
+                private=private,
             )
             try:
                 losses = model.train(codes, local)
@@ -134,6 +174,11 @@ class Synthesizer:
                 ) from error
             self.losses.append(losses)
             progress(epoch + 1, epochs, losses)
+
+    @property
+    def epsilon(self) -> float | None:
+        """What everything released costs together; None without a promise of privacy."""
+        return None if self.privacy is None else self.privacy["epsilon"]
 
     @property
     def schema(self) -> Schema:
@@ -180,6 +225,7 @@ class Synthesizer:
         *,
         seed: int,
         device: str | torch.device = "auto",
+        privacy: Mapping[str, Any] | None = None,
     ) -> Synthesizer:
         """A synthesizer that was trained elsewhere.
 
@@ -190,10 +236,12 @@ class Synthesizer:
             vector: (P,) parameters of the model.
             seed: Decides what it generates.
             device: Where it generates.
+            privacy: What was promised and released, see `privacy.report`.
         """
         built = cls(method, config, seed=seed, device=device)
         built._adopt(encoder).set_vector(vector)
         built._complete = True
+        built.privacy = None if privacy is None else dict(privacy)
         return built
 
     def _adopt(self, encoder: Encoder) -> GenerativeModel:
@@ -301,6 +349,7 @@ class Synthesizer:
             "encoder": self.encoder.to_dict(),
             "encoder_sha256": self.encoder.digest,
             "parameters_sha256": layout.of_part("generator").digest,
+            "privacy": self.privacy,
         }
         write_file(path, Contents("model", meta, tensors))
 
@@ -336,6 +385,7 @@ class Synthesizer:
             for name, tensor in contents.tensors.items():
                 vector[model.parameters.slices[name]] = tensor.reshape(-1).float()
             model.set_vector(vector)
+            built.privacy = meta.get("privacy")
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, GenesisError):
                 raise
@@ -382,3 +432,48 @@ def _rows(
 ) -> dict[str, npt.NDArray[Any]]:
     """Some rows of decoded columns."""
     return {name: column[rows] for name, column in values.items()}
+
+
+def _promise(
+    privacy: Mapping[str, Any] | None, method: str, config: Mapping[str, Any]
+) -> Privacy | None:
+    """What is promised to the records of one table.
+
+    Raises:
+        PlanError: It cannot be kept here, or not with this config.
+    """
+    promise = Privacy.parse(privacy)
+    if promise is None:
+        return None
+    if promise.unit != "record":
+        raise PlanError(
+            "one table has no clients to hide", got='unit "client"', do='use unit "record"'
+        )
+    check_private_config(method, config)
+    return promise
+
+
+def _guard(promise: Privacy | None) -> Guard | None:
+    """What keeps a promise."""
+    if promise is None:
+        return None
+    file = None
+    if promise.ledger is not None:
+        file = LedgerFile(promise.ledger, budget=promise.budget, delta=promise.delta)
+    return Guard(promise, run=secrets.token_hex(8), file=file)
+
+
+def _pooled(shard: ShardStatistics, rows: int, guard: Guard | None) -> PooledStatistics:
+    """All that an encoder needs to know of a table; with noise, if there is a promise to keep."""
+    if guard is None:
+        pooled = PooledStatistics(shard.schema, [shard.labels()])
+        while questions := pooled.questions():
+            pooled.take([shard.answer(question) for question in questions])
+        return pooled
+    guard.begin(shard.schema)
+    pooled = PooledStatistics(shard.schema, [guard.labels(shard)], private=True)
+    while questions := pooled.questions():
+        counts = guard.answer(shard, questions)
+        ends = np.cumsum([question.size for question in questions])[:-1]
+        pooled.take(np.split(counts, ends), guard.deviation, guard.count_rows(rows))
+    return pooled

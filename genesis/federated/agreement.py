@@ -21,6 +21,7 @@ from genesis.encoding.numeric import NumericEncoding
 from genesis.errors import FederationError, GenesisError, SchemaError, printable
 from genesis.federated.clients import MOST_ROWS, Clients, read
 from genesis.federated.messages import Reply, Request, check_arrays
+from genesis.federated.promise import RunPromise
 from genesis.schema import Schema
 from genesis.statistics import PooledStatistics, Question
 from genesis.values import Label, as_column
@@ -28,14 +29,22 @@ from genesis.values import Label, as_column
 __all__ = ["agree_on_schema", "ask_labels", "fit_encoder"]
 
 
-def agree_on_schema(clients: Clients, discrete_columns: Sequence[str]) -> Schema:
+def agree_on_schema(
+    clients: Clients, discrete_columns: Sequence[str], *, private: bool = False
+) -> Schema:
     """What all clients say about their columns, made one.
+
+    Args:
+        clients: Whom to ask.
+        discrete_columns: Columns to take as categories.
+        private: Whether they may say nothing that they read from values.
 
     Raises:
         SchemaError: Their tables do not fit together, or there is nothing to learn in them.
         FederationError: A client did not answer.
     """
-    request = Request("describe", meta={"discrete_columns": list(discrete_columns)})
+    asked = {"discrete_columns": list(discrete_columns), "private": private}
+    request = Request("describe", meta=asked)
     replies = clients.require(request, "describe its table")
     found = {
         reply.client_id: read(reply, lambda meta: Schema.from_dict(meta["schema"]))
@@ -48,39 +57,53 @@ def agree_on_schema(clients: Clients, discrete_columns: Sequence[str]) -> Schema
 
 
 def ask_labels(
-    clients: Clients, schema: Schema, *, missing_ok: bool = False
+    clients: Clients, schema: Schema, promise: RunPromise, *, known: bool = False
 ) -> list[Mapping[str, Sequence[Label]]]:
-    """The labels that occur at each client. It is then held to the schema.
+    """The labels that occur at each client. It is then held to the schema, and to the promise.
 
     Args:
         clients: Whom to ask.
         schema: What was agreed on.
-        missing_ok: Whether as many as a round needs are enough.
+        promise: What the run promises.
+        known: Whether the labels are known from a checkpoint: as many clients as a round needs are
+            then enough, and none has to release anything.
 
     Raises:
         SchemaError: A client's table does not fit the schema.
         FederationError: A client did not answer.
     """
-    request = Request("labels", meta={"schema": schema.to_dict()}, setup=True)
-    replies = clients.require(request, "fit the schema", missing_ok=missing_ok)
+    meta = {"schema": schema.to_dict(), "known": known, **promise.told(len(clients))}
+    request = Request("labels", meta=meta, setup=True)
+    replies = clients.require(request, "fit the schema", missing_ok=known)
+    promise.hear(replies)
     return [read(reply, lambda meta: _labels(meta["labels"], schema)) for reply in replies]
 
 
-def fit_encoder(clients: Clients, schema: Schema, max_categories: int) -> Encoder:
+def fit_encoder(
+    clients: Clients, schema: Schema, max_categories: int, promise: RunPromise
+) -> Encoder:
     """Count until everything is known of the pooled table, then fit on the sums.
 
     Raises:
         SchemaError: A client's table does not fit the schema, or there are fewer than two rows.
         FederationError: A client did not answer, or not what was asked.
     """
-    pooled = PooledStatistics(schema, ask_labels(clients, schema))
+    promise.check_schema(schema)
+    labels = ask_labels(clients, schema, promise)
+    pooled = PooledStatistics(schema, labels, private=promise.is_private)
     while questions := pooled.questions():
-        asked = {"questions": [question.to_dict() for question in questions]}
+        asked: dict[str, Any] = {"questions": [question.to_dict() for question in questions]}
+        if promise.is_private:
+            asked["private"] = True
         total = sum(question.size for question in questions)
         request = Request("count", meta=asked, expects={"counts": ("int64", total)})
         replies = clients.require(request, "count its values")
         with _fitting():
-            pooled.take(_sum_answers(replies, questions))
+            answers = _sum_answers(replies, questions, private=promise.hides_records)
+            if promise.is_private:
+                pooled.take(*_with_noise(answers, replies, schema, promise))
+            else:
+                pooled.take(answers)
     if pooled.rows < 2:
         raise SchemaError(
             "there is too little to learn from", got=f"{pooled.rows} row", do="add rows"
@@ -89,6 +112,19 @@ def fit_encoder(clients: Clients, schema: Schema, max_categories: int) -> Encode
         encoder = Encoder.fit(pooled, max_categories=max_categories)
         _try_out(encoder)
     return encoder
+
+
+def _with_noise(
+    answers: list[npt.NDArray[np.int64]],
+    replies: Sequence[Reply],
+    schema: Schema,
+    promise: RunPromise,
+) -> tuple[list[npt.NDArray[np.int64]], float, int]:
+    """Sums, the standard deviation of the noise in them, and the rows that they count."""
+    deviation, rows = promise.noise_in(replies)
+    if promise.hides_clients:
+        answers, deviation = promise.noisy_counts(schema, answers, rows // len(replies))
+    return answers, deviation, rows
 
 
 @contextmanager
@@ -144,16 +180,22 @@ def _labels(found: Mapping[str, Any], schema: Schema) -> dict[str, Sequence[Labe
 
 
 def _sum_answers(
-    replies: Sequence[Reply], questions: Sequence[Question]
+    replies: Sequence[Reply], questions: Sequence[Question], *, private: bool = False
 ) -> list[npt.NDArray[np.int64]]:
-    """The sums over the clients of their counts, one array a question."""
+    """The sums over the clients of their counts, one array a question.
+
+    Where clients add noise, counts may be negative, and no table need have them.
+    """
     ends = np.cumsum([question.size for question in questions])
     total = np.zeros(ends[-1], dtype=np.int64)
     for reply in replies:
         check_arrays(reply.arrays, {"counts": ("int64", len(total))})
         counts = reply.arrays["counts"]
         answers = np.split(counts, ends[:-1])
-        if (counts < 0).any() or not all(map(_is_possible, answers, questions)):
+        possible = (counts >= 0).all() and all(map(_is_possible, answers, questions))
+        if private:
+            possible = bool((np.abs(counts) < MOST_ROWS).all())
+        if not possible:
             raise FederationError(
                 f"client '{reply.client_id}' answered with counts that no table has",
                 do="give server and clients the same version",

@@ -10,8 +10,11 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from genesis.encoding.encoder import Encoder
 from genesis.errors import ModelFileError, PlanError
@@ -41,6 +44,8 @@ class Checkpoint:
         rows: Client id -> its number of rows.
         last_cohort: Clients that finished the last round.
         used: Clients whose last update was used.
+        promise: What the run promises and has released, see `RunPromise.to_dict`.
+        tensors: What of it is no JSON.
         directory: Where the clients' parts are, once read.
     """
 
@@ -52,6 +57,8 @@ class Checkpoint:
     rows: Mapping[str, int]
     last_cohort: frozenset[str]
     used: frozenset[str]
+    promise: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
     directory: Path | None = None
 
     @staticmethod
@@ -74,8 +81,10 @@ class Checkpoint:
             "rows": dict(self.rows),
             "last_cohort": sorted(self.last_cohort),
             "used": sorted(self.used),
+            "promise": dict(self.promise),
         }
-        write_file(directory / FILE, Contents("checkpoint", meta, self.state.to_tensors()))
+        tensors = {**self.state.to_tensors(), **self.tensors}
+        write_file(directory / FILE, Contents("checkpoint", meta, tensors))
         kept = folder_of_round(directory, len(self.reports))
         for old in directory.glob("round-[0-9][0-9][0-9][0-9][0-9]"):
             if old != kept:
@@ -103,6 +112,8 @@ class Checkpoint:
                 rows={str(name): int(rows) for name, rows in meta["rows"].items()},
                 last_cohort=frozenset(meta["last_cohort"]),
                 used=frozenset(meta["used"]),
+                promise=meta["promise"],
+                tensors=contents.tensors,
                 directory=folder_of_round(directory, len(reports)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -22,13 +22,14 @@ from genesis.federated.callbacks.handlers import call_with_named, check_handler
 from genesis.federated.final_model import final_model
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts
-from genesis.federated.plan import check_number, check_whole, refuse_promises
+from genesis.federated.plan import check_number, check_whole
 from genesis.federated.shard import LocalChoices, Shard
 from genesis.federated.transport.body import check_compression
 from genesis.federated.transport.http.connection import Connection, Received
 from genesis.federated.transport.http.reach import client_tls
 from genesis.federated.transport.http.reach import server_url as read_url
 from genesis.federated.transport.http.tokens import check_token, read_token
+from genesis.privacy.budget import Privacy
 from genesis.progress import losses_as_text
 from genesis.schema import Schema
 from genesis.synthesizer import Synthesizer
@@ -53,7 +54,9 @@ class FederatedClient:
         local_epochs: Epochs in each round, instead of the server's.
         batch_size: Rows of a step, instead of the server's.
         learning_rate: Learning rate, instead of the server's.
-        privacy: Not enforced yet, so anything but None is refused.
+        privacy: ``{"differential_privacy": {"epsilon": 1.0, "delta": 1e-5, …}}``, what this client
+            promises to its own records, whatever the server asks: see `privacy.budget.Privacy`.
+            With a "ledger" all runs are written down, and none goes beyond the "budget".
         compression: "gzip", "zstd" or None, for what is sent and received.
         retry_attempts: Least number of times that a request is sent again; 0 for none.
         timeout_seconds: How long the server may be away before the client gives up.
@@ -100,7 +103,13 @@ class FederatedClient:
         device: str | torch.device = "auto",
         checkpoint: str | Path | None = None,
     ) -> None:
-        refuse_promises(privacy=privacy)
+        self._privacy = Privacy.parse(privacy)
+        if self._privacy is not None and self._privacy.unit != "record":
+            raise PlanError(
+                "a client hides its records; only a server can hide whole clients",
+                got='unit "client"',
+                do='use unit "record"',
+            )
         self._token = read_token() if auth_token is None else auth_token
         if self._token is not None:
             check_token(self._token, "auth_token")
@@ -152,6 +161,7 @@ class FederatedClient:
             choices=self._choices,
             parts=Parts(self._checkpoint),
             guarded=True,
+            privacy=self._privacy,
         )
         connection = Connection(
             self.server_url,
@@ -185,7 +195,7 @@ class FederatedClient:
             elif request.kind == "prepare":
                 prepared = request
             elif request.kind == "train":
-                metrics = dict(reply.meta["metrics"])
+                metrics = dict(shard.losses)  # also those that a promise keeps from the server
                 seconds = time.perf_counter() - started
                 self._trained(request.round, metrics, connection.welcome, seconds)
             if request.kind == "finish" and not reply.error:

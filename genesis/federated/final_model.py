@@ -38,4 +38,5 @@ def final_model(
         torch.from_numpy(finish.arrays["vector"].copy()),
         seed=meta["seed"],
         device=device,
+        privacy=finish.meta.get("privacy"),
     )

@@ -64,15 +64,20 @@ class Parts:
             if not rounds - KEPT < old <= rounds:
                 self._forget(old)
 
-    def find(self, rounds: int, run: str, number: int) -> Mapping[str, Tensor] | None:
+    def find(
+        self, rounds: int, run: str, number: int, *, exactly: bool = False
+    ) -> Mapping[str, Tensor] | None:
         """The last state kept in so many rounds of this run, if there is one.
 
-        A client that takes no part in a round remembers what it did before.
+        A client that takes no part in a round remembers what it did before, unless the state must
+        be of exactly so many rounds.
 
         Raises:
             ModelFileError: It is damaged.
         """
         for kept in sorted(self._rounds(), reverse=True):
+            if exactly and kept != rounds:
+                continue
             if kept <= rounds and (state := self._read(kept, run, number)) is not None:
                 return state
         return None

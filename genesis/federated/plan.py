@@ -13,7 +13,8 @@ from typing import Any
 
 from genesis.errors import PlanError, nearest_names
 from genesis.federated.aggregation import Aggregator, CombineFunction, create_aggregator
-from genesis.models import DEFAULT_EPOCHS, model_class
+from genesis.models import DEFAULT_EPOCHS, check_private_config, model_class
+from genesis.privacy.budget import Privacy
 
 __all__ = ["Plan", "check_number", "check_whole", "read_choices", "refuse_promises"]
 
@@ -59,7 +60,8 @@ class Plan:
         max_categories: Categories of a column with a slot of their own; the rest share one.
         seed: Decides everything but privacy noise; drawn by the operating system if None.
         timeout_seconds: How long a round waits for its clients.
-        privacy: Not enforced yet, so anything but None is refused.
+        privacy: ``{"differential_privacy": {"epsilon": 1.0, "delta": 1e-5, …}}``, what the run
+            promises: see `privacy.budget.Privacy`. None promises nothing.
         secure_aggregation: Not enforced yet, so anything but False is refused.
         encryption: Not enforced yet, so anything but None is refused.
 
@@ -118,7 +120,7 @@ class Plan:
             )
         if self.clip_per_layer and self.max_grad_norm is None:
             raise PlanError("clip_per_layer needs a norm to clip to", do="set max_grad_norm")
-        refuse_promises(self.privacy, self.secure_aggregation, self.encryption)
+        refuse_promises(self.secure_aggregation, self.encryption)
         model_class(self.method).check_config(self.model_config)
         if self.synchronize == "discriminator" and self.method == "tvae":
             raise PlanError("tvae has no discriminator", do="synchronize 'both' or 'generator'")
@@ -129,6 +131,54 @@ class Plan:
                 got=f"synchronize '{self.synchronize}' and sync_every {self.sync_every}",
                 do="synchronize 'both' parts in every round, or choose another rule",
             )
+        self._check_promise(rule)
+
+    def _check_promise(self, rule: Aggregator) -> None:
+        """Refuse choices under which a promise would not hold."""
+        promise = self.promise
+        if promise is None:
+            return
+        if promise.ledger is not None or promise.budget is not None:
+            raise PlanError(
+                "ledger and budget belong to the owner of a table",
+                do="give them to each client, or leave them out",
+            )
+        if rule.measures:
+            raise PlanError(
+                f"aggregation {self.aggregation!r} has clients measure their rows, which no "
+                "promise of privacy covers",
+                do="choose fedavg, or another rule",
+            )
+        if promise.unit == "client":
+            self._check_client_level(rule)
+            return
+        check_private_config(self.method, self.config)
+
+    def _check_client_level(self, rule: Aggregator) -> None:
+        """Refuse what is more than a sum of clipped updates that count alike."""
+        if rule.needs_individual_updates or not rule.uniform_weights or rule.control_variates:
+            raise PlanError(
+                "client-level privacy needs a rule that is a sum in which all clients count alike",
+                got=f"aggregation {self.aggregation!r}",
+                do="choose fedavg, fedprox, fedavgm, fedadam or fedyogi",
+            )
+        if self.synchronize != "both" or self.sync_every > 1:
+            raise PlanError(
+                "client-level privacy averages everything in every round",
+                got=f"synchronize '{self.synchronize}' and sync_every {self.sync_every}",
+                do="leave both out",
+            )
+        if self.max_grad_norm is not None or self.clip_per_layer:
+            raise PlanError(
+                "client-level privacy clips updates itself",
+                got="max_grad_norm of the plan",
+                do="set max_grad_norm inside differential_privacy",
+            )
+
+    @property
+    def promise(self) -> Privacy | None:
+        """What `privacy` says."""
+        return Privacy.parse(self.privacy)
 
     def _check_choice(self, name: str, known: tuple[str, ...]) -> None:
         value = getattr(self, name)
@@ -137,8 +187,14 @@ class Plan:
 
     @property
     def model_config(self) -> dict[str, Any]:
-        """The config that the model is built with."""
-        config = dict(self.config)
+        """The config that the model is built with, if no client trains with privacy of its own."""
+        promise = self.promise
+        return self.config_for(private=promise is not None and promise.unit == "record")
+
+    def config_for(self, *, private: bool) -> dict[str, Any]:
+        """The config of the model, made fit for private steps where there are any."""
+        config = dict(model_class(self.method).private_config) if private else {}
+        config |= self.config
         if self.batch_size is not None:
             config["batch_size"] = self.batch_size
         if self.learning_rate is not None:
@@ -197,6 +253,7 @@ class Plan:
         values["aggregation"] = rule if isinstance(rule, str) else type(rule).__name__
         values["aggregation_options"] = dict(self.aggregation_options)
         values["discrete_columns"] = list(self.discrete_columns)
+        values["privacy"] = None if self.promise is None else self.promise.to_dict()
         values["config"] = {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in self.config.items()
@@ -244,7 +301,6 @@ def read_choices(text: str) -> dict[str, Any]:
 
 
 def refuse_promises(
-    privacy: Mapping[str, Any] | None = None,
     secure_aggregation: bool | str = False,
     encryption: str | None = None,
 ) -> None:
@@ -253,12 +309,6 @@ def refuse_promises(
     Raises:
         PlanError: There is one.
     """
-    if privacy:
-        raise PlanError(
-            "differential privacy is not available in this version",
-            got="privacy=…",
-            do="leave it out, and do not release what is trained as private",
-        )
     if secure_aggregation or encryption:
         raise PlanError(
             "secure aggregation is not available in this version",

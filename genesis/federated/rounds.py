@@ -31,9 +31,10 @@ from genesis.federated.clients import Clients, read, whole
 from genesis.federated.messages import Reply, Request, Update
 from genesis.federated.parts import folder_of_round
 from genesis.federated.plan import Plan
+from genesis.federated.promise import RunPromise
 from genesis.federated.transport import Transport
 from genesis.federated.updates import expected, mean_metrics, part_of, read_updates
-from genesis.models import create_model
+from genesis.models import create_model, model_class
 from genesis.models.parameters import ParameterLayout
 from genesis.schema import Schema
 from genesis.seeding import Stream, generator
@@ -65,11 +66,15 @@ class Federation:
     seconds: dict[str, float] = field(default_factory=dict, init=False)
     rows: dict[str, int] = field(default_factory=dict, init=False)
     phase: str = field(default="waiting", init=False)
+    promise: RunPromise = field(init=False)
     _clients: Clients | None = field(default=None, init=False)
     _last_cohort: frozenset[str] = field(default=frozenset(), init=False)
     _used: frozenset[str] = field(default=frozenset(), init=False)
     _layout: ParameterLayout | None = field(default=None, init=False)
     _stop: str | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.promise = RunPromise(self.plan.promise, public_schema=self.schema is not None)
 
     def run(self, resume_from: str | Path | None = None) -> None:
         """The whole run; afterwards `encoder`, `state` and `reports` hold what came of it.
@@ -89,13 +94,16 @@ class Federation:
         self.phase = "agreeing"
         with self._timed("encoder"):
             if checkpoint is None:
-                self.encoder = fit_encoder(self.clients, self._agree(), self.plan.max_categories)
+                self.encoder = fit_encoder(
+                    self.clients, self._agree(), self.plan.max_categories, self.promise
+                )
             else:
                 self._clients = self.clients.numbered(checkpoint.numbers)
                 self.rows = dict(checkpoint.rows)
-                ask_labels(self.clients, checkpoint.encoder.schema, missing_ok=True)
+                self.promise.restore(checkpoint.promise, checkpoint.tensors)
+                ask_labels(self.clients, checkpoint.encoder.schema, self.promise, known=True)
                 self.encoder = checkpoint.encoder
-            self._prepare(missing_ok=checkpoint is not None)
+            self._prepare(known=checkpoint is not None)
         self._begin(checkpoint)
         self.phase = "training"
         try:
@@ -124,6 +132,11 @@ class Federation:
     def n_rounds(self) -> int:
         """Rounds of the plan."""
         return self.plan.n_rounds
+
+    @property
+    def private(self) -> bool:
+        """Whether the run promises privacy: no metric of a client is then known."""
+        return self.promise.is_private
 
     @property
     def stopped(self) -> str | None:
@@ -174,6 +187,8 @@ class Federation:
             rows=dict(self.rows),
             last_cohort=self._last_cohort,
             used=self._used,
+            promise=self.promise.to_dict(),
+            tensors=self.promise.to_tensors(),
         ).write(directory)
 
     # --- before the rounds ---
@@ -182,34 +197,53 @@ class Federation:
         """What the operator says about the columns; else what the clients say, made one."""
         if self.schema is not None:
             return self.schema.discretise(self.plan.discrete_columns).settle()
-        return agree_on_schema(self.clients, self.plan.discrete_columns)
+        return agree_on_schema(
+            self.clients, self.plan.discrete_columns, private=self.promise.is_private
+        )
 
-    def _prepare(self, *, missing_ok: bool = False) -> None:
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config of the model, which private clients can ask something of."""
+        return self.plan.config_for(private=self.promise.hides_records)
+
+    @property
+    def privacy(self) -> dict[str, Any] | None:
+        """What was promised so far and what it came to; see `privacy.report`."""
+        names = [] if self._clients is None else self.clients.names
+        return self.promise.report(names, model_class(self.plan.method).private_gradients)
+
+    def _prepare(self, *, known: bool = False) -> None:
         """Every client encodes its rows and builds the model."""
         assert self.encoder is not None
         model = create_model(
             self.plan.method,
             self.encoder.layout,
-            self.plan.model_config,
+            self.config,
             seed=self.seed,
             frequencies=self.encoder.frequencies,
         )
         self._layout = model.parameters
         rule = self.plan.aggregator()
         self.state = rule.initial(model.get_vector())
+        self.promise.begin_rounds(
+            model.parameters.size, len(self.clients), self.n_rounds, self.plan.client_fraction
+        )
         meta = {
             "encoder": self.encoder.to_dict(),
             "method": self.plan.method,
-            "config": self.plan.model_config,
+            "config": self.config,
             "seed": self.seed,
             "measures": list(rule.measures),
+            "rounds": self.n_rounds,
+            "epochs": self.plan.epochs_per_round,
+            "known": known,
         }
         request = Request("prepare", meta=meta, setup=True)
-        replies = self.clients.require(
-            request, "encode its rows", numbered=True, missing_ok=missing_ok
-        )
+        replies = self.clients.require(request, "encode its rows", numbered=True, missing_ok=known)
+        self.promise.hear(replies)
         for reply in replies:
-            self.rows[reply.client_id] = read(reply, lambda meta: whole(meta["rows"]))
+            if not known or reply.meta.get("rows") is not None:
+                self.rows[reply.client_id] = read(reply, lambda meta: whole(meta["rows"]))
             if reply.meta.get("parameters") != model.parameters.digest:
                 raise FederationError(
                     f"client '{reply.client_id}' builds another model from the same plan",
@@ -232,7 +266,8 @@ class Federation:
         """One round: parameters out, local training, parameters back, one step of the rule."""
         started = time.perf_counter()
         cohort = self._cohort(round)
-        replies = self.clients.exchange(self._training_requests(round, cohort))
+        replies = self.clients.exchange(self._training_requests(round, cohort)) if cohort else []
+        self.promise.hear(replies)
         failed = {reply.client_id: reply.error for reply in replies if reply.error}
         _raise_divergence(round, replies)
         send = self.plan.synchronized(round)
@@ -243,7 +278,8 @@ class Federation:
         dropped = tuple(sorted(set(cohort) - set(survivors) - set(failed)))
         if dropped:
             log.warning("round %d: no answer from %s", round + 1, ", ".join(dropped))
-        self.clients.enough(survivors, f"finished round {round + 1}", failed)
+        if cohort:  # a random cohort may be empty, which must look like any other
+            self.clients.enough(survivors, f"finished round {round + 1}", failed)
         if send != ():
             self._step(updates)
         self._last_cohort = frozenset(survivors)
@@ -288,8 +324,13 @@ class Federation:
             TrainingError: They add up to what is not finite; the state stays as it was.
         """
         assert self.state is not None
-        participation = len(updates) / len(self.clients)
-        state = aggregate(self.plan.aggregator(), self.state, updates, participation)
+        rule = self.plan.aggregator()
+        if self.promise.hides_clients:
+            combined = self.promise.combine(self.state.vector, updates)
+            state = rule.step(self.state, combined, self.plan.client_fraction)
+        else:
+            participation = len(updates) / len(self.clients)
+            state = aggregate(rule, self.state, updates, participation)
         if not np.isfinite(state.vector.cpu().numpy()).all():
             raise TrainingError(
                 "the clients' updates add up to parameters that are not finite",
@@ -324,6 +365,8 @@ class Federation:
 
     def _cohort(self, round: int) -> list[str]:
         """The clients of a round: all of them, or a random share of those who are there."""
+        if self.promise.hides_clients:
+            return self.promise.cohort(self.clients.numbers)
         clients = self.clients.present
         size = max(math.ceil(self.plan.client_fraction * len(self.clients)), self.plan.min_clients)
         if size >= len(clients):
@@ -343,8 +386,9 @@ class Federation:
             "epochs": self.plan.epochs_per_round,
             "learning_rate_scale": self.plan.learning_rate_scale(round),
             "send": None if send is None else list(send),
-            "max_grad_norm": self.plan.max_grad_norm,
+            "max_grad_norm": self._max_grad_norm,
             "clip_per_layer": self.plan.clip_per_layer,
+            "rounds": self.n_rounds,
             **rule.local_options,
         }
         expects = expected(self._layout, send, self._copies)
@@ -380,7 +424,9 @@ class Federation:
         arrays = {"vector": self.state.vector.cpu().numpy()}
         took = {
             reply.client_id
-            for reply in self.clients.ask(Request("finish", arrays=arrays))
+            for reply in self.clients.ask(
+                Request("finish", meta={"privacy": self.privacy}, arrays=arrays)
+            )
             if not reply.error
         }
         for client in sorted(set(self.clients.names) - took):
@@ -393,6 +439,13 @@ class Federation:
         """The clients that joined."""
         assert self._clients is not None
         return self._clients
+
+    @property
+    def _max_grad_norm(self) -> float | None:
+        """What updates are clipped to."""
+        if self.promise.hides_clients:
+            return self.promise.max_grad_norm
+        return self.plan.max_grad_norm
 
     @property
     def _copies(self) -> int:

@@ -61,6 +61,7 @@ class FederatedRun:
         self.history: list[RoundReport] = []
         self.seconds: dict[str, float] = {}
         self.rows: dict[str, int] = {}  # client id -> its number of rows
+        self.privacy: dict[str, Any] | None = None  # what was promised and released
         self._schema = schema
         self._callbacks = list(callbacks)
         self._on_training_complete: list[Callable[..., object]] = []
@@ -81,6 +82,11 @@ class FederatedRun:
         if self._model is None:
             raise PlanError("nothing was trained yet", do=f"call {self._first} first")
         return self._model
+
+    @property
+    def epsilon(self) -> float | None:
+        """What everything released costs together; None without a promise of privacy."""
+        return None if self.privacy is None else self.privacy["epsilon"]
 
     @property
     def schema(self) -> Schema:
@@ -126,16 +132,17 @@ class FederatedRun:
     def _adopt(self, federation: Federation) -> None:
         """Keep what came of a run, also of one that failed on its way."""
         self.history, self.seconds = list(federation.reports), dict(federation.seconds)
-        self.rows = dict(federation.rows)
+        self.rows, self.privacy = dict(federation.rows), federation.privacy
         if federation.encoder is None or federation.state is None:
             return
         self._model = Synthesizer.of_parameters(
             self.plan.method,
-            self.plan.model_config,
+            federation.config,
             federation.encoder,
             federation.state.vector.cpu(),
             seed=federation.seed,
             device=self.device,
+            privacy=self.privacy,
         )
         self._model.losses = [dict(report.metrics) for report in federation.reports]
 

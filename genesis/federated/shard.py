@@ -15,6 +15,8 @@ The rows never leave the shard. What does, in the order of a run:
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -32,15 +34,29 @@ from genesis.codes import Codes
 from genesis.devices import resolve_device
 from genesis.encoding.encoder import Encoder
 from genesis.encoding.numeric import NumericEncoding
-from genesis.errors import DataError, FederationError, GenesisError, PlanError, SchemaError
+from genesis.errors import (
+    DataError,
+    FederationError,
+    GenesisError,
+    PlanError,
+    PrivacyError,
+    SchemaError,
+    TrainingError,
+)
 from genesis.federated.aggregation.divergence import jensen_shannon, wasserstein
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts, read_part, write_part
 from genesis.federated.plan import check_number, check_whole
-from genesis.models import GenerativeModel, LocalTraining, create_model
+from genesis.models import GenerativeModel, LocalTraining, create_model, model_class
+from genesis.privacy.budget import Privacy
+from genesis.privacy.dp_sgd import PrivateSteps
+from genesis.privacy.guard import Guard
+from genesis.privacy.ledger import LedgerFile
 from genesis.schema import Kind, Schema
 from genesis.seeding import Stream, generator, key
 from genesis.statistics import DISCRETE, Question, ShardStatistics
+from genesis.tables import write_private
+from genesis.values import Label
 
 __all__ = ["LocalChoices", "Shard", "batch_size_for"]
 
@@ -48,6 +64,8 @@ log = logging.getLogger(__name__)
 
 FULL_BATCH = 500  # batch size of a client that holds all rows
 SMALLEST_BATCH = 50  # below, batch normalisation has too few rows to normalise by
+WEIGHT = 1000  # what a client's counts add up to where whole clients are hidden
+GUARD = "privacy.json"  # what a client remembers of its promise, beside its checkpoints
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,8 @@ class Shard:
         parts: Where it keeps its part of checkpoints, unless the server runs in this process.
         guarded: Whether it refuses a schema that makes it tell more than its own does: see
             `_check_kinds`. For a client whose server is somebody else's.
+        privacy: What the client promises its own records, whatever the plan promises. What a plan
+            promises is kept too.
     """
 
     def __init__(
@@ -117,9 +137,11 @@ class Shard:
         choices: LocalChoices | None = None,
         parts: Parts | None = None,
         guarded: bool = False,
+        privacy: Privacy | None = None,
     ) -> None:
         self.client_id = client_id
         self.encoder: Encoder | None = None
+        self.losses: dict[str, float] = {}  # of the last round, for this client's own eyes
         self._given = table
         self._table: pd.DataFrame | None = None  # the same as the agreed schema has it
         self._discrete_columns = discrete_columns
@@ -128,6 +150,10 @@ class Shard:
         self._choices = choices or LocalChoices()
         self._parts = parts or Parts()
         self._guarded = guarded
+        self._privacy = privacy
+        self._guard: Guard | None = None  # once the run's promise is known
+        self._last_state: dict[str, Tensor] | None = None  # after the last private training
+        self._hidden = False  # whether the server hides all of this client
         self._run = ""  # tells this run from others that were kept in the same folder
         self._number = 0
         self._begun = False
@@ -137,6 +163,7 @@ class Shard:
         self._model: GenerativeModel | None = None
         self._seed: tuple[int, ...] = ()
         self._batch_size = FULL_BATCH
+        self._config: Mapping[str, Any] = {}
         self._known: Tensor | None = None  # parameters as the server last gave them
         self._control: Tensor | None = None
         self._next_control: Tensor | None = None
@@ -161,8 +188,14 @@ class Shard:
                     f"a request of unknown kind '{request.kind}'",
                     do="give server and clients the same version",
                 )
-            return handlers[request.kind](request)
+            reply = handlers[request.kind](request)
+            self._keep_guard()
+            return reply
         except GenesisError as error:
+            if self._is_private and isinstance(error, DataError | TrainingError):
+                # What is wrong with a row tells of the row.
+                log.error("client '%s' failed at '%s': %s", self.client_id, request.kind, error)
+                return self._failure("FederationError", "it failed; its own log says why")
             return self._failure(type(error).__name__, str(error))
         except Exception as error:
             # Foreign messages may quote cells of the table, so only their type leaves the client.
@@ -174,16 +207,95 @@ class Shard:
 
     def _describe(self, request: Request) -> Reply:
         wanted = [*request.meta["discrete_columns"], *self._discrete_columns]
-        schema = self._own_schema or Schema.infer(self._given, list(dict.fromkeys(wanted)))
+        schema = self._own_schema
+        if schema is None:
+            schema = Schema.infer(self._given, list(dict.fromkeys(wanted)))
+            if self._privacy is not None or request.meta.get("private"):
+                schema = schema.without_values()
         return Reply(self.client_id, meta={"schema": schema.to_dict()})
 
     def _labels(self, request: Request) -> Reply:
         schema = Schema.from_dict(request.meta["schema"])
         if self._guarded:
             self._check_kinds(schema)
+        self._promise(request.meta)
         self._table = schema.conform(self._given, f"client '{self.client_id}'")
         self._statistics = ShardStatistics(schema, self._table)
-        return Reply(self.client_id, meta={"labels": self._statistics.labels()})
+        known = bool(request.meta.get("known"))  # a run that goes on from a checkpoint
+        if self._guard is not None and not (known and self._guard.begun):
+            self._guard.begin(schema)
+        found: dict[str, list[Label]] = {}
+        if not known:
+            found = self._known_labels(self._statistics)
+        return Reply(self.client_id, meta={"labels": found, "private": self._guard is not None})
+
+    def _known_labels(self, statistics: ShardStatistics) -> dict[str, list[Label]]:
+        """The labels that occur, as far as a promise lets them be told."""
+        if self._guard is not None:
+            return self._guard.labels(statistics)
+        found = statistics.labels()
+        if self._hidden and found:
+            raise PrivacyError(
+                f"the categories of column '{next(iter(found))}' are not public",
+                do="state them in a schema file: client-level privacy counts stated ones only",
+            )
+        return found
+
+    def _promise(self, meta: Mapping[str, Any]) -> None:
+        """Take the run's promise, and this client's own.
+
+        Raises:
+            PlanError: They do not go together.
+        """
+        plans = Privacy.parse(meta.get("privacy"))
+        own = self._privacy
+        self._hidden = plans is not None and plans.unit == "client"
+        if self._hidden:
+            if own is not None:
+                raise PlanError(
+                    f"client '{self.client_id}' hides its records, and the run hides whole clients",
+                    do="leave one of the two promises out",
+                )
+            return
+        promise = plans if own is None else own if plans is None else own.stricter(plans)
+        if promise is None:
+            self._guard = None
+            return
+        run = str(meta.get("run", ""))
+        if self._guard is not None and (self._guard.run, self._guard.privacy) == (run, promise):
+            return  # asked again, by a server that was started again
+        file = None
+        if promise.ledger is not None:
+            file = LedgerFile(promise.ledger, budget=promise.budget, delta=promise.delta)
+        self._guard = Guard(promise, run=run, file=file)
+        kept = self._kept_guard()
+        if kept is not None and kept.get("run") == run:
+            self._guard.restore(kept)
+
+    def _kept_guard(self) -> dict[str, Any] | None:
+        """What this client remembers of a promise from before it was stopped."""
+        if self._parts.folder is None:
+            return None
+        try:
+            kept = json.loads((self._parts.folder / GUARD).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise PrivacyError(
+                "what this client kept of its promise of privacy is damaged",
+                do="start a new run, in another folder",
+            ) from error
+        return kept if isinstance(kept, dict) else None
+
+    def _keep_guard(self) -> None:
+        """Remember a promise, before what was released leaves; a failure stops the release."""
+        if self._guard is not None and self._parts.folder is not None:
+            write_private(self._parts.folder / GUARD, json.dumps(self._guard.to_dict()))
+
+    @property
+    def _is_private(self) -> bool:
+        """Whether what this client measures of its rows stays with it."""
+        return self._guard is not None or self._hidden
 
     def _check_kinds(self, schema: Schema) -> None:
         """Refuse a schema by which this client would tell keys, or what its own schema rules out.
@@ -225,8 +337,22 @@ class Shard:
         questions = [Question.from_dict(each) for each in request.meta["questions"]]
         if len(questions) > 2 * len(self._statistics.schema):
             raise FederationError("more is asked than there are columns")
-        answers = [self._statistics.answer(question) for question in questions]
-        return Reply(self.client_id, arrays={"counts": np.concatenate(answers)})
+        if self._guard is not None:
+            return Reply(
+                self.client_id,
+                meta={
+                    "deviation": self._guard.deviation,
+                    "rows": self._guard.count_rows(len(self._given)),
+                },
+                arrays={"counts": self._guard.answer(self._statistics, questions)},
+            )
+        answers = np.concatenate([self._statistics.answer(question) for question in questions])
+        rows = len(self._given)
+        if self._hidden:
+            # Every client counts as one: a record's share of it, rounded down, is its weight.
+            answers, rows = answers * WEIGHT // max(rows, 1), WEIGHT
+        meta = {"deviation": 0.0, "rows": rows} if request.meta.get("private") else {}
+        return Reply(self.client_id, meta=meta, arrays={"counts": answers})
 
     def _prepare(self, request: Request) -> Reply:
         meta = request.meta
@@ -237,6 +363,7 @@ class Shard:
             raise FederationError("the encoder was sent before the schema was agreed on")
         encoder = Encoder.from_dict(meta["encoder"])
         config = self._choices.applied_to(meta["config"])
+        self._check_private(meta)
         self._number = int(meta["number"])
         self._seed = key(meta["seed"], Stream.TRAINING, self._number)
         rng = generator(meta["seed"], Stream.ENCODING, self._number)
@@ -250,17 +377,51 @@ class Shard:
             seed=meta["seed"],
             frequencies=encoder.frequencies,
         )
-        self._batch_size = batch_size_for(self._model, config, len(self._codes), encoder.rows)
+        rows = self._told_rows(len(self._codes), known=bool(meta.get("known")))
+        if rows is not None:
+            self._batch_size = batch_size_for(self._model, config, rows, encoder.rows)
+        if self._guard is not None and rows is not None:
+            epochs = self._choices.local_epochs or meta["epochs"]
+            self._guard.plan_training(batch_size=self._batch_size, epochs=epochs * meta["rounds"])
+        self._config = config
         self._run = f"{meta['seed']} {meta['method']} {encoder.digest}"
         self._known = self._control = self._next_control = None
         self._begun, self._kept = False, None
         if "divergence" in meta["measures"]:
             self._measured = _divergences(encoder, self._codes)
         self.encoder = encoder
-        return Reply(
-            self.client_id,
-            meta={"rows": len(self._codes), "parameters": self._model.parameters.digest},
-        )
+        told: dict[str, Any] = {"rows": rows, "parameters": self._model.parameters.digest}
+        if self._guard is not None:
+            told |= {"private": True, "spent": self._guard.spent()}
+        return Reply(self.client_id, meta=told)
+
+    def _check_private(self, meta: Mapping[str, Any]) -> None:
+        """Refuse a model that takes no private steps, and measures of rows.
+
+        Raises:
+            PrivacyError: It is such a one.
+        """
+        if not self._is_private:
+            return
+        if meta["measures"]:
+            raise PrivacyError("a promise of privacy covers no measures of the rows")
+        if self._guard is None:
+            return
+        for name, value in model_class(meta["method"]).private_config.items():
+            if meta["config"].get(name) != value:
+                raise PrivacyError(
+                    f"private steps of {meta['method']} need {name} {value}",
+                    do=f"let the server set {name} {value}, or leave it out there",
+                )
+
+    def _told_rows(self, rows: int, *, known: bool) -> int | None:
+        """The number of rows as others may know it; None if they know it from an earlier run."""
+        if self._hidden:
+            return WEIGHT
+        if self._guard is None:
+            return rows
+        # A client that is asked again remembers what it said; one that cannot, waits for its part.
+        return self._guard.rows if known else self._guard.count_rows(rows)
 
     def _train(self, request: Request) -> Reply:
         model, codes = self._ready()
@@ -274,28 +435,70 @@ class Shard:
             for vector in (start, self._known):
                 _write_parts(model, vector, received, meta["receive"])
             model.set_vector(start)
-        local = LocalTraining(
-            epochs=epochs,
-            batch_size=self._batch_size,
-            seed=self._seed,
-            first_epoch=request.round * epochs,
-            # No schedule has more than 1, and the rate may be this client's own.
-            learning_rate_scale=min(float(meta["learning_rate_scale"]), 1.0),
-            proximal_mu=meta.get("proximal_mu", 0.0),
-            correction=self._correction(request, len(self._known)),
-        )
-        metrics = model.train(codes, local)
+        asked = _digest(request)
+        correction = self._correction(request, len(self._known))
+        if not self._trained_before(asked, request.round + 1):
+            local = LocalTraining(
+                epochs=epochs,
+                batch_size=self._batch_size,
+                seed=self._seed,
+                first_epoch=request.round * epochs,
+                # No schedule has more than 1, and the rate may be this client's own.
+                learning_rate_scale=min(float(meta["learning_rate_scale"]), 1.0),
+                proximal_mu=meta.get("proximal_mu", 0.0),
+                correction=correction,
+                private=self._private_steps(meta, epochs),
+            )
+            self.losses = model.train(codes, local)
+            if self._control is not None:
+                self._next_control = model.mean_gradient()
+        metrics = dict(self.losses)
         arrays: dict[str, npt.NDArray[Any]] = {}
         if meta["send"] != []:
             sent, metrics["update_norm"] = self._trained(model, meta)
             if self._control is not None:
-                self._next_control = model.mean_gradient()
+                assert self._next_control is not None
                 sent = torch.cat([sent, self._next_control - self._control])
             arrays["vector"] = sent.numpy()
         if self._parts.folder is not None:
             # Before the server has the reply, so that it never knows more than this folder.
             self._keep_or_warn(request.round + 1)
-        return Reply(self.client_id, meta={"metrics": metrics | self._measured}, arrays=arrays)
+        if self._guard is None:
+            told = {} if self._hidden else metrics | self._measured
+            return Reply(self.client_id, meta={"metrics": told}, arrays=arrays)
+        self._guard.last = asked
+        self._last_state = self.snapshot()
+        return Reply(
+            self.client_id, meta={"metrics": {}, "spent": self._guard.spent()}, arrays=arrays
+        )
+
+    def _private_steps(self, meta: Mapping[str, Any], epochs: int) -> PrivateSteps | None:
+        """The steps that a promise allows; None where there is no promise about records."""
+        guard = self._guard
+        if guard is None:
+            return None
+        if guard.training is None:  # it lost what it knew, and begins anew
+            model, codes = self._ready()
+            assert self.encoder is not None
+            rows = guard.count_rows(len(codes))
+            self._batch_size = batch_size_for(model, self._config, rows, self.encoder.rows)
+            guard.plan_training(batch_size=self._batch_size, epochs=epochs * meta["rounds"])
+        return guard.steps(epochs)
+
+    def _trained_before(self, asked: str, rounds: int) -> bool:
+        """Whether this very training was done before, by a run that a crash threw back.
+
+        Its outcome is then sent again: other noise would be another release.
+        """
+        if self._guard is None or self._guard.last != asked:
+            return False
+        state: Mapping[str, Tensor] | None = self._last_state
+        if state is None:
+            state = self._parts.find(rounds, self._run, self._number, exactly=True)
+        if state is None:
+            return False
+        self.restore(state)
+        return True
 
     def _collect(self, request: Request) -> Reply:
         """Parameters as they are; the losses are those of the last round."""
@@ -371,7 +574,10 @@ class Shard:
         """Keep what this client remembers after so many rounds."""
         if "directory" in request.local:
             folder = Path(request.local["directory"])
-            write_part(folder, self._number, self._run, self.snapshot())
+            state = self.snapshot()
+            if self._guard is not None:
+                state["guard"] = _as_tensor(json.dumps(self._guard.to_dict()))
+            write_part(folder, self._number, self._run, state)
         else:
             rounds = int(request.meta["rounds"])
             self._recall(rounds)
@@ -407,7 +613,10 @@ class Shard:
         """
         if "directory" in request.local:
             folder = Path(request.local["directory"])
-            self.restore(read_part(folder, self._number, self._run) or {})
+            state = dict(read_part(folder, self._number, self._run) or {})
+            if self._guard is not None and "guard" in state:
+                self._guard.restore(json.loads(bytes(state.pop("guard").tolist())))
+            self.restore(state)
         return Reply(self.client_id)
 
     def _finish(self, request: Request) -> Reply:
@@ -436,6 +645,19 @@ def batch_size_for(model: GenerativeModel, config: Mapping[str, Any], rows: int,
     fitting = round(FULL_BATCH * share * (1 + share) / 2 / multiple) * multiple
     smallest = math.ceil(SMALLEST_BATCH / multiple) * multiple
     return max(min(fitting, FULL_BATCH), smallest)
+
+
+def _as_tensor(text: str) -> Tensor:
+    """A text as bytes."""
+    return torch.frombuffer(bytearray(text, "utf-8"), dtype=torch.uint8)
+
+
+def _digest(request: Request) -> str:
+    """What a request for training asks, in short."""
+    digest = hashlib.sha256(f"{request.round} {json.dumps(request.meta, sort_keys=True)}".encode())
+    for name in sorted(request.arrays):
+        digest.update(name.encode() + request.arrays[name].tobytes())
+    return digest.hexdigest()
 
 
 def _tensor(array: npt.NDArray[Any]) -> Tensor:

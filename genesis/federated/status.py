@@ -51,7 +51,7 @@ def run_status(
         "min_clients": plan.min_clients,
         "seconds": time.monotonic() - started,
         "seconds_left": _seconds_left(state, reports, plan.n_rounds),
-        "epsilon": None,
+        "epsilon": None if federation.privacy is None else federation.privacy["epsilon"],
         "rows_per_second": _throughput(federation, reports),
         "bytes_received": hub.received,
         "bytes_sent": hub.sent,

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
     from genesis.codes import Codes, Condition, Layout
     from genesis.models.parameters import ParameterLayout
+    from genesis.privacy.dp_sgd import PrivateSteps
 
 __all__ = [
     "DEFAULT_EPOCHS",
     "MODELS",
     "GenerativeModel",
     "LocalTraining",
+    "check_private_config",
     "create_model",
     "model_class",
 ]
@@ -53,6 +55,9 @@ class LocalTraining:
         proximal_mu: Weight of FedProx's pull mu/2 ||w - w_received||^2 (Li et al. 2020, eq. 2).
         correction: (P,) added to every gradient, SCAFFOLD's c - c_k (Karimireddy et al. 2020,
             eq. 3), or None.
+        private: Makes every step on the rows a step of DP-SGD. It says then how large batches are
+            and how many of them make an epoch; batch_size is not read. The vector is the only
+            thing that may leave the shard: losses are not private.
     """
 
     epochs: int
@@ -62,6 +67,7 @@ class LocalTraining:
     learning_rate_scale: float = 1.0
     proximal_mu: float = 0.0
     correction: torch.Tensor | None = None
+    private: PrivateSteps | None = None
 
 
 class GenerativeModel(Protocol):
@@ -71,6 +77,12 @@ class GenerativeModel(Protocol):
     """
 
     name: ClassVar[str]
+    private_config: ClassVar[Mapping[str, Any]]
+    """What its config must be for private steps."""
+
+    private_gradients: ClassVar[str]
+    """How the gradients of single records are bounded, in words."""
+
     config: Any
     """A dataclass of all its choices."""
 
@@ -94,11 +106,12 @@ class GenerativeModel(Protocol):
     def train(self, rows: Codes, local: LocalTraining) -> dict[str, float]:
         """Train on rows and return the mean losses of the last epoch, all finite.
 
-        Moments of the optimiser carry over from call to call.
+        Moments of the optimiser carry over from call to call. Private training differs: it works
+        without any rows, and what a loss is, finite or not, decides nothing.
 
         Raises:
             DataError: There are no rows.
-            PlanError: The batch size does not suit the model.
+            PlanError: The batch size does not suit the model, or the model cannot be private.
             TrainingError: A loss is not finite; the parameters are then those before the call.
         """
 
@@ -150,6 +163,21 @@ def model_class(name: str) -> type[Any]:
         raise PlanError(f"unknown method '{name}'", do=nearest_names(name, MODELS))
     module, _, cls = MODELS[name].partition(":")
     return getattr(import_module(module), cls)  # type: ignore[no-any-return]
+
+
+def check_private_config(name: str, config: Mapping[str, Any]) -> None:
+    """Make sure that the model called name takes private steps under a config.
+
+    Raises:
+        PlanError: It does not, or there is no such model.
+    """
+    for option, value in model_class(name).private_config.items():
+        if config.get(option, value) != value:
+            raise PlanError(
+                f"private steps of {name} need {option} {value}",
+                got=f"{option} {config[option]!r}",
+                do=f"leave {option} out",
+            )
 
 
 def create_model(

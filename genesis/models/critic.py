@@ -15,16 +15,25 @@ which runs upwards and looks like a forward pass without biases::
 
 So for every layer the gradient of loss and penalty together is *one* product: the u of all rows
 with their inputs, a for the loss and e for the penalty.
+
+Without packs a record i has a loss of its own, D(fake_i) - D(real_i) + lambda (‖∇D(mixed_i)‖ - 1)²,
+and its gradient is, for every layer, the sum of three such products::
+
+    dW_i = u_fake a_fakeᵀ - u_real a_realᵀ + u_mixed eᵀ.
+
+That is what `set_clipped` needs: the penalty is inside of what is clipped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from genesis.models.dense import Dense, dense_shapes, draw_dense
+from genesis.models.dense import Dense, RecordGradients, dense_shapes, draw_dense, set_clipped
+from genesis.privacy.dp_sgd import PrivateSteps
 
 __all__ = ["Critic", "critic_shapes", "draw_dropout"]
 
@@ -33,6 +42,27 @@ _LAMBDA = 10.0
 
 _LEAK = 0.2
 """Slope of the leaky ReLU below 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Chains:
+    """All that a gradient of the critic is made of, for G packs each of fake, real and mixed rows.
+
+    Args:
+        losses: mean(score of fake) - mean(score of real), and the gradient penalty.
+        signs: (3G, 1) the derivatives of the loss for the scores, and 1 for mixed packs.
+        u: (3G, width) of every hidden layer.
+        x: (3G, in) its inputs: a of fake and real packs, e of mixed ones.
+        last: (2G, width) inputs of the last layer, a of fake and real packs.
+        e: (G, width) its e.
+    """
+
+    losses: tuple[Tensor, Tensor]
+    signs: Tensor
+    u: list[Tensor]
+    x: list[Tensor]
+    last: Tensor
+    e: Tensor
 
 
 class Critic:
@@ -72,6 +102,51 @@ class Critic:
             mean(score of fake) - mean(score of real), and the gradient penalty.
         """
         n = len(mixing)
+        chains = self._chains(packs, mixing, dropout, n)
+        for layer, u, x in zip(self._hidden, chains.u, chains.x, strict=True):
+            torch.mm(u.t(), x, out=layer.weight_gradient)
+            torch.sum(u[: 2 * n], 0, out=layer.bias_gradient)
+        torch.mm(chains.signs[: 2 * n].t(), chains.last, out=self._output.weight_gradient)
+        self._output.weight_gradient.add_(chains.e.sum(0))
+        # Fake and real scores have opposite signs: the last bias cancels.
+        self._output.bias_gradient.zero_()
+        return chains.losses
+
+    def clipped_gradient(
+        self,
+        packs: Tensor,
+        mixing: Tensor,
+        dropout: list[Tensor],
+        private: PrivateSteps,
+        records: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Write the sum of the clipped gradients of records; returns what `loss_gradient` does.
+
+        Args:
+            packs: (2n, F + C) fake rows, then real rows.
+            mixing: (n, 1).
+            dropout: Masks (3n, width).
+            private: Says how gradients are clipped.
+            records: So many of the n, the first ones, count.
+        """
+        n = len(mixing)
+        chains = self._chains(packs, mixing, dropout, 1)
+        gradients = [
+            RecordGradients(layer, u.view(3, n, u.shape[1]), x.view(3, n, x.shape[1]), biased=2)
+            for layer, u, x in zip(self._hidden, chains.u, chains.x, strict=True)
+        ]
+        # The last layer's three terms share their y, 1, and so are one; its bias cancels.
+        last = chains.last[:n] - chains.last[n:] + chains.e
+        one = last.new_ones(1, n, 1)
+        gradients.append(RecordGradients(self._output, one, last.unsqueeze(0), biased=0))
+        set_clipped(gradients, private, records)
+        return chains.losses
+
+    def _chains(
+        self, packs: Tensor, mixing: Tensor, dropout: list[Tensor], divisor: int
+    ) -> _Chains:
+        """One pass downwards and two upwards; see the module. The loss is divided by divisor."""
+        n = len(mixing)
         z = self._hidden[0](packs)
         # The mixed packs need no product: the first layer is affine, and mixing adds up to 1.
         z = torch.cat([z, torch.lerp(z[:n], z[n:], mixing)])
@@ -83,25 +158,18 @@ class Critic:
             inputs.append(z * slopes[i])
         last = inputs.pop()[: 2 * n]
         scores = self._output(last)
-        loss = scores[:n].mean() - scores[n:].mean()
-
-        # d loss / d score of fake and real packs, and the seed of the chain u of the mixed ones.
-        seed = scores.new_ones(3 * n, 1)
-        seed[:n], seed[n : 2 * n] = 1 / n, -1 / n
-        u = _backward_chain(seed * self._output.weight, slopes, self._hidden)
+        signs = scores.new_ones(3 * n, 1)
+        signs[:n], signs[n : 2 * n] = 1 / divisor, -1 / divisor
+        u = _backward_chain(signs * self._output.weight, slopes, self._hidden)
         g = u[0][2 * n :] @ self._hidden[0].weight
         norm = torch.linalg.vector_norm(g, dim=1, keepdim=True)
-        penalty = _LAMBDA * (norm - 1).square().mean()
-        e = g * ((2 * _LAMBDA / n) * (norm - 1) / norm.clamp(min=1e-30))
-        for layer, x, u_i, slope in zip(self._hidden, inputs, u, slopes, strict=True):
-            torch.mm(u_i.t(), torch.cat([x[: 2 * n], e]), out=layer.weight_gradient)
-            torch.sum(u_i[: 2 * n], 0, out=layer.bias_gradient)
+        e = g * ((2 * _LAMBDA / divisor) * (norm - 1) / norm.clamp(min=1e-30))
+        x = []
+        for layer, a, slope in zip(self._hidden, inputs, slopes, strict=True):
+            x.append(torch.cat([a[: 2 * n], e]))
             e = (e @ layer.weight.t()).mul_(slope[2 * n :])
-        torch.mm(seed[: 2 * n].t(), last, out=self._output.weight_gradient)
-        self._output.weight_gradient.add_(e.sum(0))
-        # Fake and real scores have opposite signs: the last bias cancels.
-        self._output.bias_gradient.zero_()
-        return loss, penalty
+        loss = scores[:n].mean() - scores[n:].mean()
+        return _Chains((loss, _LAMBDA * (norm - 1).square().mean()), signs, u, x, last, e)
 
     def score_gradient(self, packs: Tensor, dropout: list[Tensor]) -> tuple[Tensor, Tensor]:
         """The generator's loss, -mean(score), and its gradient for packs (G, pac (F + C))."""

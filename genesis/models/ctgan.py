@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +35,16 @@ from genesis.models.critic import Critic, critic_shapes, draw_dropout
 from genesis.models.flat import CALIBRATION_ROWS, REFERENCE_SEED, Drawer, FlatModel, Scorer, seeded
 from genesis.models.generator import Generator, Saved, generator_shapes
 from genesis.models.parameters import ParameterLayout
-from genesis.models.rows import TrainingRows
-from genesis.models.sampler import Categorical, RowSampler, generation_probabilities
+from genesis.models.rows import TrainingRows, padded
+from genesis.models.sampler import (
+    Categorical,
+    ReleasedSampler,
+    RowSampler,
+    generation_probabilities,
+)
+from genesis.privacy.dp_sgd import PrivateSteps
 
-__all__ = ["CTGAN", "CTGANConfig", "CriticNoise", "GeneratorNoise"]
+__all__ = ["CTGAN", "CTGANConfig", "CriticNoise", "GeneratorNoise", "PoolNoise"]
 
 _TAU = 0.2
 """Temperature of the Gumbel-softmax."""
@@ -129,6 +135,29 @@ class CriticNoise:
 
 
 @dataclass(frozen=True)
+class PoolNoise:
+    """What a private step of the critic draws for a pool of B entries; shapes as in `CriticNoise`.
+
+    Each record takes one of the entries: a fake row, and all that is random about its own loss.
+
+    Args:
+        latent: (B, E).
+        gumbel: (S, B).
+        conditions: (B,) of the fake rows, or None without discrete columns.
+        columns: (B,) the discrete column that the record's own condition is about, or None.
+        mixing: (B, 1).
+        dropout: Masks (3B, width).
+    """
+
+    latent: Tensor
+    gumbel: Tensor
+    conditions: Tensor | None
+    columns: Tensor | None
+    mixing: Tensor
+    dropout: list[Tensor]
+
+
+@dataclass(frozen=True)
 class GeneratorNoise:
     """Everything random in one step of the generator; shapes as in `CriticNoise`.
 
@@ -166,6 +195,35 @@ class _Prepared:
         """B."""
         return len(self.hidden)
 
+    @property
+    def fake(self) -> Tensor:
+        """(B, F + C) buffer of fake rows."""
+        return self.pairs[: self.batch_size]
+
+
+@dataclass(frozen=True)
+class _PreparedPrivately:
+    """The same of private training, whose batches have no fixed size.
+
+    Args:
+        rows: The shard.
+        sampler: Draws conditions.
+        private: Draws batches, clips and adds noise.
+        hidden: (B, H) buffer of the generator.
+        fake: (B, F + C) buffer of fake rows.
+    """
+
+    rows: TrainingRows
+    sampler: ReleasedSampler
+    private: PrivateSteps
+    hidden: Tensor
+    fake: Tensor
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return len(self.hidden)
+
 
 @dataclass(frozen=True)
 class _Folded:
@@ -197,6 +255,10 @@ class CTGAN(FlatModel):
     """
 
     name = "ctgan"
+    private_config: ClassVar[Mapping[str, Any]] = {"pac": 1}
+    private_gradients: ClassVar[str] = (
+        "per-record gradients of the critic with its penalty, in closed form"
+    )
 
     def __init__(
         self,
@@ -280,9 +342,44 @@ class CTGAN(FlatModel):
         self._write_conditions(real, noise.real_conditions)
         return self.critic.loss_gradient(self._packs(prepared.pairs), noise.mixing, noise.dropout)
 
-    def generator_step(self, prepared: _Prepared, noise: GeneratorNoise) -> tuple[Tensor, Tensor]:
+    def private_critic_step(
+        self, prepared: _PreparedPrivately, noise: PoolNoise
+    ) -> tuple[Tensor, Tensor]:
+        """Write the critic's gradient by DP-SGD; returns its loss and the gradient penalty.
+
+        The record is all that the loss of a record knows of the shard: its condition is what it has
+        in a column that was drawn without looking, and its fake row is one of a pool that has the
+        same size whatever batch came, since batch normalisation lets generated rows see each other.
+        """
+        private, gradient = prepared.private, self._gradient[self._places["discriminator"]]
+        records = private.batch(len(prepared.rows), self.device)
+        if not len(records):
+            private.finish(gradient.zero_())
+            return gradient.new_zeros(()), gradient.new_zeros(())
+        rows = padded(records)
+        entries = private.entries(len(rows), self.device)
+        self._write_fake(prepared.fake, prepared.hidden, noise)
+        pairs = self._vector.new_empty(2 * len(rows), prepared.fake.shape[1])
+        fake, real = pairs.chunk(2)
+        torch.index_select(prepared.fake, 0, entries, out=fake)
+        codes = prepared.rows.write(real[:, : self.layout.width], rows, self.blocks)
+        own = None
+        if noise.columns is not None:
+            own = prepared.sampler.own_conditions(codes, noise.columns[entries])
+        self._write_conditions(real, own)
+        three = torch.cat([entries + i * prepared.batch_size for i in range(3)])
+        masks = [mask.index_select(0, three) for mask in noise.dropout]
+        losses = self.critic.clipped_gradient(
+            pairs, noise.mixing[entries], masks, private, len(records)
+        )
+        private.finish(gradient)
+        return losses
+
+    def generator_step(
+        self, prepared: _Prepared | _PreparedPrivately, noise: GeneratorNoise
+    ) -> tuple[Tensor, Tensor]:
         """Write the generator's gradient; returns -mean(score) and the condition's loss."""
-        fake = prepared.pairs[: prepared.batch_size]
+        fake = prepared.fake
         logits, activated, saved = self._write_fake(fake, prepared.hidden, noise)
         loss, d_packs = self.critic.score_gradient(self._packs(fake), noise.dropout)
         d_features = d_packs.view(fake.shape)[:, : self.layout.width]
@@ -310,8 +407,22 @@ class CTGAN(FlatModel):
             dropout=self._dropout(3 * packs, generator),
         )
 
+    def draw_pool_noise(
+        self, prepared: _PreparedPrivately, generator: torch.Generator
+    ) -> PoolNoise:
+        """Draw the noise of a private step of the critic."""
+        n = prepared.batch_size
+        return PoolNoise(
+            latent=self._normal(n, generator),
+            gumbel=self._gumbel(n, generator),
+            conditions=prepared.sampler.conditions(n, generator),
+            columns=prepared.sampler.columns(n, generator),
+            mixing=torch.rand(n, 1, device=self.device, dtype=self.dtype, generator=generator),
+            dropout=self._dropout(3 * n, generator),
+        )
+
     def draw_generator_noise(
-        self, prepared: _Prepared, generator: torch.Generator
+        self, prepared: _Prepared | _PreparedPrivately, generator: torch.Generator
     ) -> GeneratorNoise:
         """Draw the noise of a step of the generator."""
         n = prepared.batch_size
@@ -323,7 +434,7 @@ class CTGAN(FlatModel):
         )
 
     def _write_fake(
-        self, fake: Tensor, hidden: Tensor, noise: CriticNoise | GeneratorNoise
+        self, fake: Tensor, hidden: Tensor, noise: CriticNoise | PoolNoise | GeneratorNoise
     ) -> tuple[Tensor, Tensor, list[Saved]]:
         """Write generated rows to fake (B, F + C); returns logits, activated (F, B) and saved."""
         self.generator.start(hidden, noise.latent, noise.conditions)
@@ -334,10 +445,11 @@ class CTGAN(FlatModel):
         return logits, activated, saved
 
     def _write_conditions(self, x: Tensor, conditions: Tensor | None) -> None:
-        """Write one-hot conditions (B,) to the last C features of x (B, F + C)."""
+        """Write one-hot conditions (B,), none where -1, to the last C features of x (B, F + C)."""
         one_hot = x[:, self.layout.width :].zero_()
         if conditions is not None:
-            one_hot.scatter_(1, conditions.unsqueeze(1), 1.0)
+            known = (conditions >= 0).to(x.dtype)
+            one_hot.scatter_(1, conditions.clamp(min=0).unsqueeze(1), known.unsqueeze(1))
 
     def _packs(self, x: Tensor) -> Tensor:
         """(n, F + C) -> (n / pac, pac (F + C)), a view."""
@@ -378,11 +490,21 @@ class CTGAN(FlatModel):
 
     # What FlatModel asks for.
 
-    def prepare(self, rows: TrainingRows, local: LocalTraining) -> _Prepared:
+    def prepare(self, rows: TrainingRows, local: LocalTraining) -> _Prepared | _PreparedPrivately:
         """The buffers of a batch and the sampler of a shard."""
+        width = self.layout.width + self.layout.condition_width
+        if local.private is not None:
+            n = local.private.batch_size
+            self._check_private(n)
+            return _PreparedPrivately(
+                rows=rows,
+                sampler=ReleasedSampler(self.layout, self.category_frequencies, self.device),
+                private=local.private,
+                hidden=self._vector.new_empty(n, self.generator.hidden_width),
+                fake=self._vector.new_empty(n, width),
+            )
         n = local.batch_size
         self.config.check_batch_size(n)
-        width = self.layout.width + self.layout.condition_width
         return _Prepared(
             rows=rows,
             sampler=RowSampler(rows, self.layout, log_frequency=self.config.log_frequency),
@@ -390,26 +512,60 @@ class CTGAN(FlatModel):
             pairs=self._vector.new_empty(2 * n, width),
         )
 
-    def _epoch(self, prepared: _Prepared, generator: torch.Generator) -> dict[str, Tensor]:
-        """max(rows // batch, 1) steps, as the reference implementation counts an epoch."""
-        steps = max(len(prepared.rows) // prepared.batch_size, 1)
+    def _check_private(self, batch_size: int) -> None:
+        """Raise PlanError where rows see each other in the critic, or a batch is too small."""
+        if self.config.pac != 1:
+            raise PlanError(
+                "ctgan with differential privacy needs pac 1: the critic scores each row by itself",
+                got=f"pac {self.config.pac}",
+                do="choose pac 1",
+            )
+        self.config.check_batch_size(batch_size)
+
+    def _epoch(
+        self, prepared: _Prepared | _PreparedPrivately, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Alternate steps: one of the generator after every discriminator_steps of the critic."""
+        critic_steps = self._critic_steps(prepared)
+        every = min(self.config.discriminator_steps, critic_steps)
         total = self._vector.new_zeros(4)
-        for _ in range(steps):
-            for _ in range(self.config.discriminator_steps):
-                critic_noise = self.draw_critic_noise(prepared, generator)
-                critic_losses = self.critic_step(prepared, critic_noise)
-                self.optimisers["discriminator"].step()
+        for step in range(1, critic_steps + 1):
+            critic_losses = self._train_critic(prepared, generator)
+            if step % every:
+                continue
             noise = self.draw_generator_noise(prepared, generator)
             generator_losses = self.generator_step(prepared, noise)
             self.optimisers["generator"].step()
             total += torch.stack([*generator_losses, *critic_losses])
-        score, condition, critic, penalty = (total / steps).unbind()
+        score, condition, critic, penalty = (total / (critic_steps // every)).unbind()
         return {
             "generator_loss": score + condition,
             "condition_loss": condition,
             "discriminator_loss": critic,
             "gradient_penalty": penalty,
         }
+
+    def _critic_steps(self, prepared: _Prepared | _PreparedPrivately) -> int:
+        """Steps of the critic in an epoch.
+
+        Without privacy the generator makes max(rows // batch, 1) steps, as the reference
+        implementation counts an epoch.
+        """
+        if isinstance(prepared, _PreparedPrivately):
+            return prepared.private.steps
+        steps = max(len(prepared.rows) // prepared.batch_size, 1)
+        return steps * self.config.discriminator_steps
+
+    def _train_critic(
+        self, prepared: _Prepared | _PreparedPrivately, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """One step of the critic and of its optimiser; returns what the step does."""
+        if isinstance(prepared, _PreparedPrivately):
+            losses = self.private_critic_step(prepared, self.draw_pool_noise(prepared, generator))
+        else:
+            losses = self.critic_step(prepared, self.draw_critic_noise(prepared, generator))
+        self.optimisers["discriminator"].step()
+        return losses
 
     def _drawer(self, condition: Condition | None) -> Drawer:
         """Generates rows one by one: batch normalisation is folded into the linear layers.

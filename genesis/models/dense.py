@@ -1,15 +1,33 @@
-"""A linear layer whose parameters and gradients are views of flat vectors."""
+"""A linear layer whose parameters and gradients are views of flat vectors.
+
+DP-SGD bounds what each record adds to a gradient, and no record's gradient need ever be formed. The
+gradient of a record i is a sum of few products of two vectors, Σ_s y_s x_sᵀ, and so its norm is one
+of inner products, and the sum of clipped gradients is one matrix product, as without privacy
+(Goodfellow 2015, "Efficient per-example gradient computations")::
+
+    ‖Σ_s y_s x_sᵀ‖² = Σ_s,t (y_s·y_t) (x_s·x_t),    Σ_i f_i Σ_s y_is x_isᵀ.
+
+For a bias x is 1, which adds 1 to the second factor. Terms may cancel, and what is left of a sum of
+large ones is then rounding; hence the norm is enlarged by what rounding may hide, and a gradient
+never counts for more than about C, whatever the parameters are.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
 
-__all__ = ["Dense", "dense_shapes", "draw_dense"]
+from genesis.privacy.dp_sgd import PrivateSteps
+
+__all__ = ["Dense", "RecordGradients", "dense_shapes", "draw_dense", "set_clipped"]
+
+_ROUNDING = 16
+"""Units of the last place that a sum of products may be wrong by, relative to its terms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +64,68 @@ class Dense:
         """Write the gradient, given that of the result (n, out) and the input (n, in)."""
         torch.mm(dy.t(), x, out=self.weight_gradient)
         torch.sum(dy, 0, out=self.bias_gradient)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordGradients:
+    """The gradients of one layer by each of n records, as k products of two vectors.
+
+    Args:
+        layer: The layer.
+        dy: (k, n, out), spoilt by `set_scaled_sum`.
+        x: (k, n, in).
+        biased: So many terms, the first ones, are those of the bias too.
+    """
+
+    layer: Dense
+    dy: Tensor
+    x: Tensor
+    biased: int = 1
+
+    def squared_norms(self) -> Tensor:
+        """(n,) squared norms, or a little more: see the module."""
+        limits = torch.finfo(self.dy.dtype)
+        # A square too small for its type must not hide a large factor beside it.
+        own_dy, own_x = (t.square().sum(2).clamp_min_(limits.tiny) for t in (self.dy, self.x))
+        own_x[: self.biased] += 1
+        squared = (own_dy * own_x).sum(0) * (1 + _ROUNDING * limits.eps)
+        for s, t in combinations(range(len(self.dy)), 2):
+            inner = (self.x[s] * self.x[t]).sum(1)
+            if t < self.biased:
+                inner += 1
+            squared += 2 * (self.dy[s] * self.dy[t]).sum(1) * inner
+        return squared
+
+    def set_scaled_sum(self, factors: Tensor) -> None:
+        """Write the sum of the records' gradients, each times its own of the factors (n,)."""
+        scaled = self.dy.mul_(factors.unsqueeze(1))
+        dy, x = scaled.flatten(0, 1), self.x.flatten(0, 1)
+        torch.mm(dy.t(), x, out=self.layer.weight_gradient)
+        torch.sum(scaled[: self.biased], (0, 1), out=self.layer.bias_gradient)
+
+    def erase(self, records: Tensor) -> None:
+        """Make the gradients of some records (n,) zero, where scaling does not: 0 inf is NaN."""
+        self.dy[:, records] = 0
+        self.x[:, records] = 0
+
+
+def set_clipped(gradients: Sequence[RecordGradients], private: PrivateSteps, n: int) -> None:
+    """Write the sum of clipped gradients of all layers, which count as one gradient together.
+
+    Args:
+        gradients: Those of all layers.
+        private: Says what is clipped.
+        n: Number of records; whatever comes after the first n counts nothing.
+    """
+    squared = torch.stack([gradient.squared_norms() for gradient in gradients]).sum(0)
+    broken = ~squared.isfinite()
+    if broken.any():
+        for gradient in gradients:
+            gradient.erase(broken)
+    factors = torch.zeros_like(squared)
+    factors[:n] = private.factors(squared[:n])
+    for gradient in gradients:
+        gradient.set_scaled_sum(factors)
 
 
 def dense_shapes(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:

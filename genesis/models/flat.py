@@ -135,12 +135,13 @@ class FlatModel(ABC):
         """Train on rows and return the mean losses of the last epoch, all finite.
 
         Raises:
-            DataError: There are no rows.
-            PlanError: The batch size does not suit the model.
+            DataError: There are no rows, and training is not private.
+            PlanError: The batch size does not suit the model, or the model cannot be private.
             TrainingError: A loss or a parameter is not finite; parameters and optimiser are then
-                those before the call.
+                those before the call. In private training only the parameters are asked: they may
+                be known, and losses may not.
         """
-        if not len(rows):
+        if not len(rows) and local.private is None:
             raise DataError("there are no rows to train on", do="give the shard at least one row")
         before, remembered = self._vector.clone(), self.optimiser_state()
         correction = local.correction
@@ -153,10 +154,11 @@ class FlatModel(ABC):
             for epoch in range(local.first_epoch, local.first_epoch + local.epochs):
                 generator = seeded(self.device, *local.seed, epoch)
                 losses = _as_floats(self._epoch(prepared, generator))
-                if not all(map(math.isfinite, losses.values())):
+                diverged = local.private is None and not all(map(math.isfinite, losses.values()))
+                if diverged:
                     break
         self._forget()
-        if not all(map(math.isfinite, losses.values())) or not self._vector.isfinite().all():
+        if diverged or not self._vector.isfinite().all():
             self._vector.copy_(before)
             self.load_optimiser_state(remembered)
             raise TrainingError(

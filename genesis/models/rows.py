@@ -10,7 +10,10 @@ from torch import Tensor
 from genesis.codes import Codes
 from genesis.models.blocks import Blocks
 
-__all__ = ["TrainingRows"]
+__all__ = ["TrainingRows", "padded"]
+
+_MULTIPLE = 32
+"""Sizes of padded batches are multiples of it."""
 
 
 @dataclass(frozen=True)
@@ -48,3 +51,13 @@ class TrainingRows:
         known = (codes >= 0).to(x.dtype)
         x.scatter_(1, codes.clamp(min=0) + blocks.starts, known)
         return codes
+
+
+def padded(rows: Tensor) -> Tensor:
+    """Row numbers (n,), at least one, and then some of them again, up to a multiple of 32.
+
+    For batches whose size is random: products of a shape that is new cost as much again, since
+    oneDNN makes a kernel for each. The rows that come again must count nothing.
+    """
+    size = -(-len(rows) // _MULTIPLE) * _MULTIPLE
+    return rows[torch.arange(size, device=rows.device) % len(rows)]

@@ -10,7 +10,7 @@ from torch import Tensor
 from genesis.codes import Condition, Layout
 from genesis.models.rows import TrainingRows
 
-__all__ = ["Categorical", "RowSampler", "generation_probabilities"]
+__all__ = ["Categorical", "ReleasedSampler", "RowSampler", "generation_probabilities"]
 
 
 class Categorical:
@@ -78,6 +78,48 @@ class RowSampler:
             return (u * self._n_rows).long()
         inside = (u * self._count[conditions]).long()
         return self._order[self._start[conditions] + inside]
+
+
+class ReleasedSampler:
+    """Draws conditions as often as released counts say: what private training may know.
+
+    Args:
+        layout: Layout of the encoded rows.
+        frequencies: (C,) released counts of the categories, or None.
+        device: Where conditions are needed.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        frequencies: npt.NDArray[np.float64] | None,
+        device: torch.device,
+    ) -> None:
+        self._device, self._first_block = device, layout.n_scalars
+        self._starts = torch.as_tensor(
+            layout.block_starts[layout.n_scalars : -1] - layout.width + layout.condition_width,
+            device=device,
+        )
+        weights = generation_probabilities(layout, frequencies, None)
+        self._categories: Categorical | None = None
+        if len(weights):
+            self._categories = Categorical(torch.as_tensor(weights, device=device))
+
+    def conditions(self, n: int, generator: torch.Generator) -> Tensor | None:
+        """(n,) conditions, or None without discrete columns."""
+        return self._categories.draw(n, generator) if self._categories else None
+
+    def columns(self, n: int, generator: torch.Generator) -> Tensor | None:
+        """(n,) discrete columns, all equally likely, or None without any."""
+        if not len(self._starts):
+            return None
+        shape = (n,)
+        return torch.randint(len(self._starts), shape, device=self._device, generator=generator)
+
+    def own_conditions(self, codes: Tensor, columns: Tensor) -> Tensor:
+        """(n,) what rows with codes (n, blocks) have in columns (n,); -1 where it is unknown."""
+        own = codes.gather(1, (columns + self._first_block).unsqueeze(1)).squeeze(1).long()
+        return torch.where(own < 0, own, own + self._starts[columns])
 
 
 def generation_probabilities(

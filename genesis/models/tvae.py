@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,11 @@ from torch import Tensor
 from genesis.codes import Condition, Layout
 from genesis.models import LocalTraining
 from genesis.models.config import device_choice, flag, number, option, parse, whole, widths
-from genesis.models.dense import Dense, dense_shapes, draw_dense
+from genesis.models.dense import Dense, RecordGradients, dense_shapes, draw_dense, set_clipped
 from genesis.models.flat import CALIBRATION_ROWS, REFERENCE_SEED, Drawer, FlatModel, Scorer, seeded
 from genesis.models.parameters import ParameterLayout
 from genesis.models.rows import TrainingRows
+from genesis.privacy.dp_sgd import PrivateSteps
 
 __all__ = ["TVAE", "TVAEConfig"]
 
@@ -91,11 +92,28 @@ class _Prepared:
 
     Args:
         rows: The shard.
-        batch: (B, F) buffer of a batch.
+        batch_size: B.
+        private: Draws batches, clips and adds noise; or None.
     """
 
     rows: TrainingRows
-    batch: Tensor
+    batch_size: int
+    private: PrivateSteps | None
+
+
+@dataclass(frozen=True)
+class _Backward:
+    """What one pass through the model leaves.
+
+    Args:
+        losses: The reconstruction's part of the loss, and the divergence's.
+        layers: Every layer with the gradient of its result (n, out) and its input (n, in).
+        errors: (T, n) squared errors of the scalars.
+    """
+
+    losses: tuple[Tensor, Tensor]
+    layers: list[tuple[Dense, Tensor, Tensor]]
+    errors: Tensor
 
 
 class TVAE(FlatModel):
@@ -114,6 +132,8 @@ class TVAE(FlatModel):
     """
 
     name = "tvae"
+    private_config: ClassVar[Mapping[str, Any]] = {}
+    private_gradients: ClassVar[str] = "per-record norms of the whole loss by ghost clipping"
 
     def __init__(
         self,
@@ -135,6 +155,7 @@ class TVAE(FlatModel):
         self._latent = self._fused_heads()
         self._sigma = self.weights["generator.sigma"]
         self._sigma_gradient = self.gradients["generator.sigma"]
+        self._sigmas = self._sigma_layer()
         initial = seeded(torch.device("cpu"), seed)
         heads = [self._dense("encoder.fc1"), self._dense("encoder.fc2")]
         for layer in (*self._compress, *heads, *self._decompress, self._output):
@@ -164,42 +185,88 @@ class TVAE(FlatModel):
         Returns:
             The reconstruction's part of the loss, and the divergence's.
         """
+        n = len(x)
+        passed = self._backward(x, noise, codes, n)
+        for layer, dy, inputs in passed.layers:
+            layer.set_gradient(dy, inputs)
+        sigma, squares = self._sigma[: self.layout.n_scalars], passed.errors.sum(1)
+        self._sigma_gradient.zero_()
+        self._sigma_gradient[: len(sigma)] = (n / sigma - squares / sigma**3) * (
+            self.config.loss_factor / n
+        )
+        return passed.losses
+
+    def private_step(
+        self, shard: TrainingRows, noise: Tensor, private: PrivateSteps
+    ) -> tuple[Tensor, Tensor]:
+        """Write the gradient by DP-SGD, with latent noise (B, E); returns what `step` does.
+
+        No layer mixes records, so a backward pass for the sum of the records' losses has what
+        belongs to record i in row i. The whole loss is clipped: encoder, decoder and sigma.
+        """
+        records = private.batch(len(shard), self.device)
+        if not len(records):
+            private.finish(self._gradient.zero_())
+            return self._gradient.new_zeros(()), self._gradient.new_zeros(())
+        rows = padded(records)
+        entries = private.entries(len(rows), self.device)
+        x, codes = self._features(shard, rows)
+        passed = self._backward(x, noise.index_select(0, entries), codes, 1)
+        gradients = [
+            RecordGradients(layer, dy.unsqueeze(0), inputs.unsqueeze(0))
+            for layer, dy, inputs in passed.layers
+        ]
+        sigma = self._sigmas.weight.t()
+        d_sigma = (1 / sigma - passed.errors / sigma**3).mul_(self.config.loss_factor)
+        one = d_sigma.new_ones(1, len(rows), 1)
+        gradients.append(RecordGradients(self._sigmas, one, d_sigma.t().unsqueeze(0), biased=0))
+        self._sigma_gradient.zero_()
+        set_clipped(gradients, private, len(records))
+        private.finish(self._gradient)
+        reconstruction, divergence = passed.losses
+        return reconstruction / len(rows), divergence
+
+    def _backward(self, x: Tensor, noise: Tensor, codes: Tensor | None, divisor: int) -> _Backward:
+        """Both passes through the model, for the sum of the records' losses over divisor."""
         compressed = _relu_forward(self._compress, x)
         mu, log_variance = self._latent(compressed[-1]).chunk(2, dim=1)
         std = torch.exp(0.5 * log_variance)
         decompressed = _relu_forward(self._decompress, torch.addcmul(mu, noise, std))
         logits = self._output.columns(decompressed[-1])
-        reconstruction, d_logits = self._reconstruct(logits, x.t(), codes)
+        reconstruction, d_logits, errors = self._reconstruct(logits, x.t(), codes, divisor)
         divergence = _divergence(mu, log_variance, std)
 
-        self._output.set_gradient(d_logits.t(), decompressed[-1])
-        d_z = _relu_backward(self._decompress, d_logits.t() @ self._output.weight, decompressed)
+        layers = [(self._output, d_logits.t(), decompressed[-1])]
+        d_z = d_logits.t() @ self._output.weight
+        d_z = _relu_backward(self._decompress, d_z, decompressed, layers)
         # z = mu + noise std, and std = exp(l / 2), so dl = dz noise std / 2.
-        share = 1 / len(x)
+        share = 1 / divisor
         d_mu = torch.add(d_z, mu, alpha=share)
         d_log_variance = (d_z * noise).mul_(std).add_((std * std).sub_(1), alpha=share).mul_(0.5)
         d_heads = torch.cat([d_mu, d_log_variance], dim=1)
-        self._latent.set_gradient(d_heads, compressed[-1])
-        _relu_backward(self._compress, d_heads @ self._latent.weight, compressed, to_input=False)
-        return reconstruction, divergence
+        layers.append((self._latent, d_heads, compressed[-1]))
+        d_hidden = d_heads @ self._latent.weight
+        _relu_backward(self._compress, d_hidden, compressed, layers, to_input=False)
+        return _Backward((reconstruction, divergence), layers, errors)
 
     def _reconstruct(
-        self, logits: Tensor, x: Tensor, codes: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The reconstruction's loss and its gradient for the logits, both (F, B) as is x."""
+        self, logits: Tensor, x: Tensor, codes: Tensor | None, divisor: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The reconstruction's loss, its gradient for the logits and the scalars' squared errors.
+
+        Logits, their gradient and x are (F, B), the errors (T, B).
+        """
         t, n = self.layout.n_scalars, x.shape[1]
-        scale = self.config.loss_factor / n
+        scale = self.config.loss_factor / divisor
         d_logits = torch.empty_like(logits)
 
         sigma = self._sigma[:t]
         tanh = torch.tanh(logits[:t])
         error = tanh - x[:t]
-        squares = error.square().sum(1)
-        loss = (squares / (2 * sigma**2) + n * sigma.log()).sum()
+        squares = error.square()
+        loss = (squares.sum(1) / (2 * sigma**2) + n * sigma.log()).sum()
         slope = (1 - tanh * tanh) * (scale / sigma**2).unsqueeze(1)
         torch.mul(error, slope, out=d_logits[:t])
-        self._sigma_gradient.zero_()
-        self._sigma_gradient[:t] = (n / sigma - squares / sigma**3) * scale
 
         # log p of every feature; cross entropy is -Σ x log p and its gradient is p - x.
         log_p = d_logits[t:]
@@ -210,7 +277,7 @@ class TVAE(FlatModel):
         if codes is not None:
             log_p.mul_((codes >= 0).t()[self.blocks.block_of_feature])
         log_p.sub_(wanted).mul_(scale)
-        return loss * scale, d_logits
+        return loss * scale, d_logits, squares
 
     def _stack(self, part: str, n: int) -> list[Dense]:
         """The hidden layers of a part; every second module of the reference is an activation."""
@@ -233,36 +300,60 @@ class TVAE(FlatModel):
         vectors = self._vector, self._gradient
         return Dense(*(both(v, kind) for v in vectors for kind in ("weight", "bias")))
 
+    def _sigma_layer(self) -> Dense:
+        """The T sigmas that are read as the weights of a layer, whose input is 1 and bias nothing.
+
+        So the gradients of sigma by each record are those of a layer.
+        """
+        weight, gradient = (
+            v[: self.layout.n_scalars].unsqueeze(0) for v in (self._sigma, self._sigma_gradient)
+        )
+        return Dense(weight, weight.new_zeros(1), gradient, weight.new_zeros(1))
+
     # What FlatModel asks for.
 
     def prepare(self, rows: TrainingRows, local: LocalTraining) -> _Prepared:
-        """The buffer of a batch."""
-        n = min(local.batch_size, len(rows))
-        return _Prepared(rows, self._vector.new_empty(n, self.layout.width))
+        """What an epoch needs to know."""
+        return _Prepared(rows, local.batch_size, local.private)
 
     def _epoch(self, prepared: _Prepared, generator: torch.Generator) -> dict[str, Tensor]:
-        """All rows once, in a new order; the last batch may be short."""
-        n, batch_size = len(prepared.rows), len(prepared.batch)
-        order = torch.randperm(n, device=self.device, generator=generator)
-        batches = torch.split(order, batch_size)
-        total = self._vector.new_zeros(2)
-        for rows in batches:
-            x = prepared.batch[: len(rows)]
-            codes = prepared.rows.write(x, rows, self.blocks)
-            losses = self.step(
-                x,
-                self._normal(len(rows), generator),
-                codes if prepared.rows.has_unknown else None,
-            )
+        """As many steps as an epoch has."""
+        total, steps = self._vector.new_zeros(2), 0
+        for losses in self._gradients(prepared, generator):
             self.optimisers["adam"].step()
             self._sigma.clamp_(_SIGMA[0], _SIGMA[2])
             total += torch.stack(losses)
-        reconstruction, divergence = (total / len(batches)).unbind()
+            steps += 1
+        reconstruction, divergence = (total / steps).unbind()
         return {
             "loss": reconstruction + divergence,
             "reconstruction_loss": reconstruction,
             "divergence_loss": divergence,
         }
+
+    def _gradients(
+        self, prepared: _Prepared, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Write the gradients of an epoch one after the other, and yield their losses.
+
+        All rows once, in a new order, the last batch maybe short; or private steps.
+        """
+        private = prepared.private
+        if private is not None:
+            for _ in range(private.steps):
+                noise = self._normal(private.batch_size, generator)
+                yield self.private_step(prepared.rows, noise, private)
+            return
+        order = torch.randperm(len(prepared.rows), device=self.device, generator=generator)
+        for rows in torch.split(order, prepared.batch_size):
+            x, codes = self._features(prepared.rows, rows)
+            yield self.step(x, self._normal(len(rows), generator), codes)
+
+    def _features(self, shard: TrainingRows, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The features (B, F) of rows (B,), and their codes where the shard has unknown ones."""
+        x = self._vector.new_empty(len(rows), self.layout.width)
+        codes = shard.write(x, rows, self.blocks)
+        return x, codes if shard.has_unknown else None
 
     def _drawer(self, condition: Condition | None) -> Drawer:
         """Decodes normal latent numbers; scalars get the decoder's noise, N(0, sigma²)."""
@@ -395,15 +486,21 @@ def _relu_forward(layers: list[Dense], x: Tensor) -> list[Tensor]:
 
 
 def _relu_backward(
-    layers: list[Dense], d: Tensor, outputs: list[Tensor], *, to_input: bool = True
+    layers: list[Dense],
+    d: Tensor,
+    outputs: list[Tensor],
+    passed: list[tuple[Dense, Tensor, Tensor]],
+    *,
+    to_input: bool = True,
 ) -> Tensor:
-    """Write the layers' gradients given d (n, out) for the last output; returns it for x.
+    """Backward pass through layers given d (n, out) for the last output; returns it for x.
 
-    With to_input=False the last product is left out and the result means nothing.
+    Appends every layer, the gradient of its result and its input to passed. With to_input=False the
+    last product is left out and the result means nothing.
     """
     for i in range(len(layers) - 1, -1, -1):
         d = torch.ops.aten.threshold_backward(d, outputs[i + 1], 0)
-        layers[i].set_gradient(d, outputs[i])
+        passed.append((layers[i], d, outputs[i]))
         if i or to_input:
             d = d @ layers[i].weight
     return d

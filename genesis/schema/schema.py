@@ -15,11 +15,12 @@ import os
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pandas as pd
 import tomli_w
 
@@ -157,6 +158,14 @@ class Schema:
                 for c in self
             )
         )
+
+    def without_values(self) -> Self:
+        """This schema without anything that was read from values: names, kinds and types are left.
+
+        Constants become what they would be with more values; decimals, categories and bounds are
+        unknown, but that whole numbers are whole.
+        """
+        return type(self)(tuple(_without_values(column) for column in self))
 
     def settle(self) -> Self:
         """This schema, if a table of it can be modelled.
@@ -307,6 +316,21 @@ class Schema:
             SchemaError: It has no table, or several.
         """
         return cls(tuple(columns_of_metadata(metadata, public_ranges)))
+
+
+def _without_values(column: Column) -> Column:
+    """A column without its constant, categories, bounds and decimals."""
+    whole = np.issubdtype(pd.api.types.pandas_dtype(column.dtype).type, np.integer)
+    return replace(
+        column,
+        kind=column.of or column.kind,
+        of=None,
+        value=None,
+        categories=None,
+        lower=None,
+        upper=None,
+        decimals=0 if column.decimals is not None and whole else None,
+    )
 
 
 def _labels(table: pd.DataFrame) -> list[str]:

@@ -89,6 +89,10 @@ class Run(Protocol):
         """Rounds that the run is planned for."""
 
     @property
+    def private(self) -> bool:
+        """Whether the run promises privacy: no metric of a client is then known."""
+
+    @property
     def stopped(self) -> str | None:
         """Why the run was stopped early, if it was."""
 

@@ -19,7 +19,7 @@ class CheckpointCallback(Callback):
 
     Args:
         directory: Where checkpoints are written.
-        every: Rounds from one checkpoint to the next, at least 1.
+        every: Rounds from one checkpoint to the next, at least 1; 1 where the run promises privacy.
         strict: Whether a checkpoint that cannot be written ends the run. If not, it goes on with a
             warning, and the checkpoint before is kept.
 
@@ -54,10 +54,13 @@ class CheckpointCallback(Callback):
         try:
             run.save_checkpoint(self.directory, strict=self.strict)
         except (GenesisError, OSError) as error:
-            if self.strict:
+            if self.strict or run.private:
                 raise
             log.warning("no checkpoint after round %d: %s", len(run.reports), error)
 
     def _is_time(self, run: Run, report: RoundReport) -> bool:
-        """Whether a checkpoint is due after a round, whatever happens next."""
-        return report.round_num % self.every == 0 or report.round_num == run.n_rounds
+        """Whether a checkpoint is due after a round, whatever happens next.
+
+        A private run keeps every round: one that was played twice would be released twice.
+        """
+        return run.private or report.round_num % self.every == 0 or report.round_num == run.n_rounds

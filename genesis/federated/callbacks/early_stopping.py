@@ -53,7 +53,17 @@ class EarlyStopping(Callback):
         self.best, self.best_round_num, self._waited, self._known = None, None, 0, False
 
     def on_run_start(self, run: Run) -> None:
-        """Forget an earlier run; of one that is continued, take in the rounds before."""
+        """Forget an earlier run; of one that is continued, take in the rounds before.
+
+        Raises:
+            PlanError: The run promises privacy, so losses stay at the clients.
+        """
+        if run.private:
+            raise PlanError(
+                "a run that promises privacy cannot be stopped by what clients measure",
+                got=f"early stopping by {self.monitor}",
+                do="plan a number of rounds",
+            )
         self._reset()
         for report in run.reports:
             self.on_round_complete(run, report)

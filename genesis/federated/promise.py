@@ -1,0 +1,346 @@
+"""The server's part in a promise of privacy: who promised what, and what it came to.
+
+Where records are hidden, clients add all noise themselves and the server only writes down what they
+say. Where whole clients are hidden, the server adds the noise, and keeps the ledger.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from genesis.errors import ModelFileError, PlanError, PrivacyError
+from genesis.federated.clients import read
+from genesis.federated.messages import Reply, Update
+from genesis.privacy.budget import Privacy, calibrated, rho_of
+from genesis.privacy.client_level import Adaptive, NoisyMean, check_meaningful
+from genesis.privacy.events import Event, Gaussian, SampledGaussian
+from genesis.privacy.ftrl import accounted_noise_multiplier, sensitivity, takes_part
+from genesis.privacy.ledger import Ledger
+from genesis.privacy.noise import Noise
+from genesis.privacy.report import client_report, record_report
+from genesis.schema import Schema
+from genesis.statistics import DISCRETE, planned_releases
+
+__all__ = ["RunPromise"]
+
+COUNTS = "counts of the columns"
+ROUNDS = "rounds of training"
+MOST_DEVIATION = 1e12  # of the noise that a client says it added
+PREFIX = "promise."  # of tensors in a checkpoint
+
+
+@dataclass
+class RunPromise:
+    """What a run promises, and what has been released.
+
+    Args:
+        privacy: What the plan says; None if it promises nothing. Clients may promise nevertheless.
+        public_schema: Whether the operator stated the schema.
+    """
+
+    privacy: Privacy | None
+    public_schema: bool
+
+    run: str = field(default_factory=lambda: secrets.token_hex(8), init=False)
+    clients: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
+    private_clients: set[str] = field(default_factory=set, init=False)
+    ledger: Ledger = field(default_factory=Ledger, init=False)
+    _mean: NoisyMean | None = field(default=None, init=False)
+    _rate: float = field(default=1.0, init=False)
+    _n_rounds: int = field(default=0, init=False)
+    _multiplier: float = field(default=0.0, init=False)
+    _noise: Noise = field(default_factory=Noise, init=False)
+    _tensors: dict[str, Tensor] = field(default_factory=dict, init=False)
+
+    @property
+    def hides_clients(self) -> bool:
+        """Whether the server hides whole clients."""
+        return self.privacy is not None and self.privacy.unit == "client"
+
+    @property
+    def hides_records(self) -> bool:
+        """Whether any client hides its records."""
+        planned = self.privacy is not None and self.privacy.unit == "record"
+        return planned or bool(self.private_clients)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether there is a promise at all."""
+        return self.hides_clients or self.hides_records
+
+    def told(self, clients: int) -> dict[str, Any]:
+        """What each of some clients is told of it."""
+        promise = None if self.privacy is None else self.privacy.among(clients)
+        return {"run": self.run, "privacy": None if promise is None else promise.to_dict()}
+
+    # --- what clients say ---
+
+    def hear(self, replies: Sequence[Reply]) -> None:
+        """Write down which clients keep a promise, and what they have released.
+
+        Raises:
+            PrivacyError: One does not keep the plan's, or says what cannot be accounted for.
+        """
+        for reply in replies:
+            if reply.error:
+                continue
+            if read(reply, lambda meta: bool(meta.get("private"))):
+                self.private_clients.add(reply.client_id)
+            elif self.hides_records and self.privacy is not None and "labels" in reply.meta:
+                raise PrivacyError(
+                    f"client '{reply.client_id}' keeps no promise of privacy, and the plan has one",
+                    do="give server and clients the same version",
+                )
+            if "spent" in reply.meta:
+                spent = read(reply, lambda meta: dict(meta["spent"]))
+                Ledger.from_list(spent["ledger"])  # what cannot be accounted for is refused
+                Privacy.parse({"differential_privacy": spent["differential_privacy"]})
+                self.clients[reply.client_id] = spent
+
+    def noise_in(self, replies: Sequence[Reply]) -> tuple[float, int]:
+        """Standard deviation of the noise in the sum of the clients' counts; rows in all.
+
+        Raises:
+            FederationError: A client says something impossible of its noise.
+        """
+        variance, rows = 0.0, 0
+        for reply in replies:
+            variance += read(reply, lambda meta: _deviation(meta["deviation"])) ** 2
+            rows += read(reply, lambda meta: _rows(meta["rows"]))
+        return float(np.sqrt(variance)), rows
+
+    # --- whole clients ---
+
+    def check_schema(self, schema: Schema) -> None:
+        """Make sure that whole clients can be hidden in the statistics of a schema.
+
+        Raises:
+            PlanError: The schema leaves something to be counted that one client can decide.
+        """
+        if not self.hides_clients:
+            return
+        unknown = [c.name for c in schema if c.kind in DISCRETE and c.categories is None]
+        if unknown or not self.public_schema:
+            raise PlanError(
+                "client-level privacy needs a schema file that states all categories",
+                got=f"none of column '{unknown[0]}'" if unknown else "no schema",
+                do="write one with 'genesis schema', state the categories in it, and pass it",
+            )
+
+    def noisy_counts(
+        self, schema: Schema, answers: Sequence[npt.NDArray[np.int64]], weight: int
+    ) -> tuple[list[npt.NDArray[np.int64]], float]:
+        """Sums of clients' counts with the server's noise, and its standard deviation.
+
+        Each client's counts of one column add up to weight at most, so that is what one of them can
+        change in the L2 norm too.
+        """
+        assert self.privacy is not None
+        releases = planned_releases(schema)
+        rho = rho_of(self.privacy.epsilon, self.privacy.delta)
+        multiplier = float(np.sqrt(releases / (2 * self.privacy.statistics * rho)))
+        if not self.ledger.events:
+            self._spend(Gaussian(multiplier, releases, COUNTS))
+        deviation = multiplier * weight
+        noisy = []
+        for counts in answers:
+            drawn = self._noise.normal(len(counts)).double().numpy() * deviation
+            noisy.append(np.rint(counts + drawn).astype(np.int64))
+        return noisy, deviation
+
+    def begin_rounds(self, parameters: int, clients: int, n_rounds: int, fraction: float) -> None:
+        """Choose the noise of the rounds, for all of them together.
+
+        Args:
+            parameters: Numbers in an update.
+            clients: Number of clients.
+            n_rounds: Rounds of the plan.
+            fraction: Share of the clients in a round.
+
+        Raises:
+            PlanError: So few clients, or so much noise, that nothing could be learnt.
+        """
+        if not self.hides_clients:
+            return
+        assert self.privacy is not None
+        promise = self.privacy
+        if promise.bands > n_rounds or promise.bands > clients:
+            raise PlanError(
+                "there are more bands than rounds or clients, so some would never take part",
+                got=f"{promise.bands} bands, {n_rounds} rounds and {clients} clients",
+                do="use fewer bands",
+            )
+        if promise.bands > 1 and fraction < 1:
+            raise PlanError(
+                "bands say who takes part, and so does client_fraction",
+                do="leave client_fraction out",
+            )
+        self._rate, self._n_rounds = fraction, n_rounds
+        planned: Gaussian | SampledGaussian
+        if fraction < 1:
+            planned = SampledGaussian(1.0, fraction, n_rounds, ROUNDS)
+        else:
+            planned = Gaussian(1.0, 1 if promise.bands > 1 else n_rounds, ROUNDS)
+        if not self._multiplier:  # a run that goes on has it
+            self._multiplier = calibrated(
+                self.ledger.events, planned, promise.epsilon, promise.delta
+            )
+            if promise.bands > 1:  # the accounted release is one, of all rounds
+                self._multiplier *= sensitivity(promise.bands, n_rounds)
+        expected = fraction * clients / promise.bands
+        check_meaningful(self._multiplier, parameters, expected, insist=promise.insist)
+        self._mean = NoisyMean(
+            self._multiplier,
+            promise.max_grad_norm,
+            expected,
+            bands=promise.bands,
+            adaptive=Adaptive() if promise.adaptive_clip else None,
+        )
+        if self._tensors:
+            self._mean.restore(self._tensors)
+
+    @property
+    def max_grad_norm(self) -> float:
+        """What updates of whole clients are clipped to in the next round."""
+        assert self._mean is not None
+        return self._mean.max_norm
+
+    def cohort(self, numbers: Mapping[str, int]) -> list[str]:
+        """The clients of the next round: a Poisson sample, or those whose turn it is.
+
+        Who is sampled comes from the operating system, as noise does: it is what hides a client.
+        """
+        assert self._mean is not None
+        assert self.privacy is not None
+        names, bands = sorted(numbers), self.privacy.bands
+        if bands > 1:
+            return [name for name in names if takes_part(numbers[name], self._mean.rounds, bands)]
+        chances = self._noise.uniform(len(names)).tolist()
+        return [name for name, u in zip(names, chances, strict=True) if u < self._rate]
+
+    def combine(self, vector: Tensor, updates: Sequence[Update]) -> Tensor:
+        """The private mean (P,) of clients' parameters, which started from vector (P,).
+
+        Raises:
+            PrivacyError: The promise does not allow another round.
+        """
+        assert self._mean is not None
+        assert self.privacy is not None
+        if self.privacy.bands == 1 and self._rate < 1:
+            self._spend(SampledGaussian(self._multiplier, self._rate, 1, ROUNDS))
+        elif self.privacy.bands == 1:
+            self._spend(Gaussian(self._multiplier, 1, ROUNDS))
+        elif self._mean.rounds == 0:
+            # All planned rounds at once: their noise is one.
+            accounted = accounted_noise_multiplier(
+                self._multiplier, bands=self.privacy.bands, rounds=self._n_rounds
+            )
+            self._spend(Gaussian(accounted, 1, ROUNDS))
+        elif self._mean.rounds >= self._n_rounds:
+            raise PrivacyError("more rounds than the promise of privacy has paid for")
+        vectors = torch.empty(0, len(vector))
+        if updates:
+            vectors = torch.from_numpy(np.stack([update.vector for update in updates]))
+        return self._mean.combine(vector, vectors.to(vector.device), self._noise)
+
+    def _spend(self, event: Event) -> None:
+        """Write a release down, if the promise allows it."""
+        assert self.privacy is not None
+        after = self.ledger.with_event(event)
+        cost = after.epsilon(self.privacy.delta)
+        if cost > self.privacy.epsilon:
+            raise PrivacyError(
+                "this would release more than was promised",
+                got=f"ε = {cost:.4g} of {self.privacy.epsilon:g}, at δ = {self.privacy.delta:g}",
+                do="end the run here, or promise a larger epsilon in a new one",
+            )
+        self.ledger = after
+
+    # --- what is told of it ---
+
+    def report(self, clients: Sequence[str], gradients: str) -> dict[str, Any] | None:
+        """What was promised and what it came to, as JSON values; None without any promise.
+
+        Args:
+            clients: All that took part.
+            gradients: How records' gradients are clipped.
+        """
+        if self.hides_clients:
+            assert self.privacy is not None
+            return client_report(self.privacy, self.ledger, clients=len(clients))
+        if not self.hides_records:
+            return None
+        return record_report(
+            self.clients,
+            clients,
+            overlap="disjoint" if self.privacy is None else self.privacy.overlap,
+            public_schema=self.public_schema,
+            gradients=gradients,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a run that goes on must know, as JSON values."""
+        return {
+            "run": self.run,
+            "public_schema": self.public_schema,
+            "clients": self.clients,
+            "private_clients": sorted(self.private_clients),
+            "ledger": self.ledger.to_list(),
+            "multiplier": self._multiplier,
+        }
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """The same that is no JSON."""
+        tensors = {} if self._mean is None else self._mean.to_tensors()
+        return {PREFIX + name: tensor for name, tensor in tensors.items()}
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from `to_dict` and `to_tensors`, before `begin_rounds`.
+
+        Raises:
+            ModelFileError: They are damaged.
+        """
+        try:
+            self.run = str(values["run"])
+            self.public_schema = bool(values["public_schema"])
+            self.clients = dict(values["clients"])
+            self.private_clients = set(values["private_clients"])
+            self.ledger = Ledger.from_list(values["ledger"])
+            self._multiplier = float(values["multiplier"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelFileError("the checkpoint's promise of privacy is damaged") from error
+        self._tensors = {
+            name.removeprefix(PREFIX): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(PREFIX)
+        }
+
+
+def _deviation(value: Any) -> float:
+    """A standard deviation that somebody claims.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(value, bool) or not 0 <= float(value) <= MOST_DEVIATION:
+        raise ValueError("no standard deviation")
+    return float(value)
+
+
+def _rows(value: Any) -> int:
+    """A noisy number of rows that somebody claims.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**48:
+        raise ValueError("no number of rows")
+    return value

@@ -1,0 +1,16 @@
+"""Differential privacy: one ε for everything that leaves a client.
+
+Read `budget` first (what is promised), then `guard` (what stands between a table and the world).
+
+    budget        the promise, and how it is divided
+    events        what was released, as data
+    ledger        all of it, in memory and on its owner's disk
+    accounting    what it costs together
+    guard         writes releases down, then makes them
+    histograms    counts and labels with noise
+    dp_sgd        steps of training with noise
+    client_level  updates of clients with noise
+    ftrl          the same, correlated over rounds
+    report        what is told of it
+    noise         where all of it comes from
+"""

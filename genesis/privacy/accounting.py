@@ -1,0 +1,231 @@
+"""What a ledger's events cost together, by Google's dp-accounting.
+
+ε is claimed from privacy loss distributions (Koskela et al. 2020; Doroshenko et al. 2022), rounded
+up on a grid, so it is an upper bound. Rényi DP (Mironov 2017) and Opacus' numerical accountant
+(Gopi et al. 2021) compute the same by other means and are here to be compared with. The central
+limit theorem of Gaussian DP is not: it claims too little for few steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from genesis.errors import PrivacyError
+from genesis.privacy.events import (
+    Composed,
+    Event,
+    Gaussian,
+    SampledGaussian,
+    Skellam,
+    Threshold,
+    repeated,
+    times,
+)
+
+__all__ = ["epsilon", "epsilon_prv", "epsilon_rdp"]
+
+_INTERVALS = (1e-4, 1e-3, 1e-2)
+"""Grids of the privacy loss, the finest first; a loss that spans too many steps takes the next."""
+
+_MOST_STEPS = 25_000
+_TAIL = 1e-15
+"""Chance of noise so large that it is counted as if all were lost."""
+
+
+def epsilon(events: Sequence[Event], delta: float) -> float:
+    """The least ε for which all events together are (ε, δ)-differentially private.
+
+    Args:
+        events: In any order.
+        delta: In (0, 1).
+
+    Returns:
+        0 where nothing was released, infinity where δ is too small for any ε.
+    """
+    _check_delta(delta)
+    if not events:
+        return 0.0
+    return _epsilon(tuple(sorted(_flat(events), key=repr)), delta)
+
+
+def epsilon_rdp(events: Sequence[Event], delta: float) -> float:
+    """The same by Rényi differential privacy: an upper bound, looser than `epsilon`.
+
+    Raises:
+        PrivacyError: There are thresholded histograms, which have no Rényi guarantee.
+    """
+    from dp_accounting import rdp
+
+    _check_delta(delta)
+    accountant = rdp.RdpAccountant(_orders())
+    for event in _flat(events):
+        if isinstance(event, Threshold):
+            raise PrivacyError("Rényi DP knows no thresholded histograms", do="use epsilon")
+        accountant.compose(_dp_event(event))
+    return float(accountant.get_epsilon(delta))
+
+
+def epsilon_prv(events: Sequence[Event], delta: float) -> float:
+    """The same by Opacus' accountant of privacy loss random variables.
+
+    Raises:
+        PrivacyError: There are other events than Gaussian ones, which is all it knows.
+    """
+    from opacus.accountants import PRVAccountant
+
+    _check_delta(delta)
+    accountant = PRVAccountant()
+    for event in _flat(events):
+        match event:
+            case Gaussian():
+                accountant.history.append((event.noise_multiplier, 1.0, event.count))
+            case SampledGaussian():
+                step = event.noise_multiplier, event.sample_rate, event.steps
+                accountant.history.append(step)
+            case _:
+                raise PrivacyError("Opacus accounts for normal noise only", do="use epsilon")
+    return float(accountant.get_epsilon(delta))
+
+
+def _flat(events: Sequence[Event]) -> list[Event]:
+    """Events without compositions, those that differ in purpose and number alone made one.
+
+    Raises:
+        PrivacyError: One is unknown.
+    """
+    counts: dict[Event, int] = {}
+    for event in events:
+        match event:
+            case Composed():
+                inner, repetitions = _flat(event.events), event.count
+            case Gaussian() | SampledGaussian() | Skellam() | Threshold():
+                inner, repetitions = [event], 1
+            case _:
+                raise PrivacyError("a release that nothing can account for", got=repr(event))
+        for each in inner:
+            single = repeated(each, 1, purpose="")
+            counts[single] = counts.get(single, 0) + repetitions * times(each)
+    return [repeated(event, count) for event, count in counts.items()]
+
+
+@lru_cache(maxsize=4096)
+def _epsilon(events: tuple[Event, ...], delta: float) -> float:
+    """ε of events that are all different, on the finest grid that they fit on."""
+    for interval in _INTERVALS:
+        if _span(events) / interval <= _MOST_STEPS:
+            break
+    composed = None
+    for event in events:
+        loss = _loss(event, interval)
+        loss = loss.self_compose(times(event)) if times(event) > 1 else loss
+        composed = loss if composed is None else composed.compose(loss)
+    assert composed is not None
+    return float(composed.get_epsilon_for_delta(delta))
+
+
+def _span(events: Sequence[Event]) -> float:
+    """About how far the privacy loss of one release reaches: the length of its distribution."""
+    reach = 0.0
+    for event in events:
+        match event:
+            case Gaussian() | SampledGaussian():
+                multiplier = event.noise_multiplier
+            case Skellam() | Threshold():
+                multiplier = event.deviation
+        reach = max(reach, 0.5 / multiplier**2 + 8 / multiplier)
+    return reach
+
+
+def _loss(event: Event, interval: float) -> Any:
+    """The privacy loss distribution of one release."""
+    from dp_accounting.pld import common, privacy_loss_distribution
+
+    match event:
+        case Gaussian():
+            return privacy_loss_distribution.from_gaussian_mechanism(
+                event.noise_multiplier, value_discretization_interval=interval
+            )
+        case SampledGaussian():
+            return privacy_loss_distribution.from_gaussian_mechanism(
+                event.noise_multiplier,
+                sampling_prob=event.sample_rate,
+                value_discretization_interval=interval,
+            )
+        case Skellam():
+            return _skellam_loss(event.deviation, interval)
+        case Threshold():
+            # The labels that pass are a Gaussian release, but for what one unit alone has.
+            loss = privacy_loss_distribution.from_gaussian_mechanism(
+                event.deviation, value_discretization_interval=interval
+            )
+            alone = common.DifferentialPrivacyParameters(0.0, event.delta)
+            return loss.compose(
+                privacy_loss_distribution.from_privacy_parameters(
+                    alone, value_discretization_interval=interval
+                )
+            )
+    raise PrivacyError("a release that nothing can account for", got=repr(event))
+
+
+@lru_cache(maxsize=256)
+def _skellam_loss(deviation: float, interval: float) -> Any:
+    """The loss between Skellam noise and the same moved by one: one count, changed by one unit.
+
+    P(X = k) = exp(-σ²) I_k(σ²) for a difference of two Poisson numbers of mean σ²/2 each.
+    """
+    import numpy as np
+    from dp_accounting.pld import privacy_loss_distribution
+    from scipy.special import ive
+
+    # Bernstein: P(|X| > t) <= 2 exp(-t² / 2(σ² + t / 3)).
+    reach = -math.log(_TAIL / 2)
+    largest = math.ceil(reach / 3 + math.sqrt((reach / 3) ** 2 + 2 * deviation**2 * reach)) + 1
+    k = np.arange(-largest, largest + 1)
+    chances = ive(np.abs(k), deviation**2)
+    known = chances > 0
+    logs = dict(zip(k[known].tolist(), np.log(chances[known]).tolist(), strict=True))
+    moved = {position + 1: log for position, log in logs.items()}
+    return privacy_loss_distribution.from_two_probability_mass_functions(
+        logs, moved, value_discretization_interval=interval
+    )
+
+
+def _dp_event(event: Event) -> Any:
+    """An event in the words of dp-accounting, for Rényi DP."""
+    import dp_accounting as dp
+
+    match event:
+        case Gaussian():
+            return dp.SelfComposedDpEvent(dp.GaussianDpEvent(event.noise_multiplier), event.count)
+        case SampledGaussian():
+            step = dp.PoissonSampledDpEvent(
+                event.sample_rate, dp.GaussianDpEvent(event.noise_multiplier)
+            )
+            return dp.SelfComposedDpEvent(step, event.steps)
+        case Skellam():
+            return dp.SelfComposedDpEvent(dp.ZCDpEvent(_skellam_rho(event.deviation)), event.count)
+    raise PrivacyError("a release that nothing can account for", got=repr(event))
+
+
+def _skellam_rho(deviation: float) -> float:
+    """zCDP of Skellam noise on one count, from Agarwal et al. 2021, theorem 3.5.
+
+    ε(α) <= α / 2σ² + min((2α - 1 + 6) / 4σ⁴, 3 / 2σ²), and with α >= 1 the first of the two is at
+    most α · 7 / 4σ⁴.
+    """
+    return 0.5 / deviation**2 + 1.75 / deviation**4
+
+
+def _orders() -> list[float]:
+    """Orders of Rényi divergence, dense enough for ε between 0.01 and 100."""
+    return (
+        [1 + x / 10.0 for x in range(1, 100)] + list(range(11, 64)) + [2.0**i for i in range(6, 16)]
+    )
+
+
+def _check_delta(delta: float) -> None:
+    if not 0 < delta < 1:
+        raise PrivacyError("delta must be above 0 and below 1", got=repr(delta))

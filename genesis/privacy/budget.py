@@ -1,0 +1,288 @@
+"""What somebody promises: `Privacy`, and how its ε is divided before anything is looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from genesis.errors import PlanError, PrivacyError, nearest_names
+from genesis.privacy.accounting import epsilon
+from genesis.privacy.events import Event, Gaussian, SampledGaussian
+
+__all__ = ["ASSUMED_PUBLIC", "Privacy", "calibrated", "rho_of"]
+
+UNITS = ("record", "client")
+TRUSTS = ("local", "server", "distributed")
+OVERLAPS = ("disjoint", "overlapping")
+
+ASSUMED_PUBLIC = {
+    True: "the schema file: names, kinds and types of columns, and all that it states of them",
+    False: "names, kinds and types of the columns, and whether they can be null, as they were "
+    "inferred from the tables",
+}
+"""What a promise takes for public, with and without a schema of the operator's."""
+
+LARGEST_EPSILON = 100.0  # beyond, a promise is none
+PRECISION = 1e-3  # relative, of a noise multiplier
+STRIDE = 1.3  # from one guess of it to the next
+LEAST_NOISE, MOST_NOISE = 0.2, 1e6
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """A promise of (ε, δ)-differential privacy (Dwork and Roth 2014, definition 2.4).
+
+    Neighbouring tables differ by one unit that is added or removed.
+
+    Args:
+        epsilon: ε in (0, 100], for everything that one run releases.
+        delta: δ in (0, 1): well below one over the number of units.
+        max_grad_norm: Largest L2 norm of what one unit changes in a step: of a record's gradient,
+            or of a client's update. Above 0.
+        unit: Whose presence is hidden: one "record", or one "client" with all its records.
+        trust: Who adds the noise. "local": every client, so that the promise holds against the
+            server and everybody else; for records. "server": the server, which sees everything; for
+            clients. "distributed": all clients together, under secure aggregation. The usual one
+            of the unit if None.
+        overlap: "disjoint" where a person's record is at one client only. "overlapping" where it
+            can be at all of them: each client then gets a K-th of ε and δ.
+        statistics: Share of the budget for range, histograms and counts, in (0, 0.9].
+        adaptive_clip: Of clients: whether max_grad_norm follows the median norm of the updates.
+        bands: Of clients: DP-FTRL, for clients that cannot be sampled at random: noise that is
+            correlated over so many rounds, in each of which another part of the clients takes part.
+        insist: Go on where so few clients make the noise larger than what it hides.
+        ledger: Of a client: file in which it keeps all releases of all runs.
+        budget: Of a client: ε that all runs in this file together may cost.
+
+    Raises:
+        PlanError: One is impossible, or two contradict each other.
+    """
+
+    epsilon: float
+    delta: float = 1e-5
+    max_grad_norm: float = 1.0
+    unit: str = "record"
+    trust: str | None = None
+    overlap: str = "disjoint"
+    statistics: float = 0.15
+    adaptive_clip: bool = False
+    bands: int = 1
+    insist: bool = False
+    ledger: str | None = None
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_number("epsilon", self.epsilon, LARGEST_EPSILON, "a smaller one")
+        _check_number("delta", self.delta, 1.0, "1e-5, or less for a large table", below=True)
+        _check_number("max_grad_norm", self.max_grad_norm, math.inf, "1.0")
+        _check_number("statistics", self.statistics, 0.9, "0.15")
+        if self.budget is not None:
+            _check_number("budget", self.budget, math.inf, "the ε of all runs together")
+        _check_choice("unit", self.unit, UNITS)
+        if self.trust is None:
+            object.__setattr__(self, "trust", "local" if self.unit == "record" else "server")
+        _check_choice("trust", self.trust, TRUSTS)
+        _check_choice("overlap", self.overlap, OVERLAPS)
+        if isinstance(self.bands, bool) or not isinstance(self.bands, int) or self.bands < 1:
+            raise PlanError("bands must be a whole number of at least 1", got=repr(self.bands))
+        for name in ("adaptive_clip", "insist"):
+            if not isinstance(getattr(self, name), bool):
+                raise PlanError(f"{name} must be true or false", got=repr(getattr(self, name)))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse what nothing enforces."""
+        if self.trust == "distributed":
+            raise PlanError(
+                "noise that clients add together needs secure aggregation, without which the "
+                "server sees what each of them sends",
+                got='trust "distributed"',
+                do='use trust "local", which needs no trust in the server',
+            )
+        if self.unit == "record" and self.trust == "server":
+            raise PlanError(
+                "records are hidden by noise at the client; nothing adds it at the server",
+                got='unit "record" and trust "server"',
+                do='use trust "local", or unit "client"',
+            )
+        if self.unit == "client" and self.trust == "local":
+            raise PlanError(
+                "a client that hides all of itself in noise of its own tells nothing",
+                got='unit "client" and trust "local"',
+                do='use trust "server", or unit "record"',
+            )
+        if self.unit == "record" and (self.adaptive_clip or self.bands > 1):
+            raise PlanError(
+                "adaptive_clip and bands are about clients' updates",
+                got='unit "record"',
+                do='leave them out, or use unit "client"',
+            )
+        if self.adaptive_clip and self.bands > 1:
+            raise PlanError(
+                "correlated noise is made for one norm in all rounds",
+                got=f"adaptive_clip and {self.bands} bands",
+                do="leave one of them out",
+            )
+        if self.unit == "client" and (self.ledger or self.budget or self.overlap != "disjoint"):
+            raise PlanError(
+                "ledger, budget and overlap are about records",
+                got='unit "client"',
+                do="leave them out",
+            )
+        if self.budget is not None and self.ledger is None:
+            raise PlanError("a budget over several runs needs a ledger", do="name its file")
+
+    @classmethod
+    def parse(cls, privacy: Mapping[str, Any] | None) -> Privacy | None:
+        """What an argument ``privacy=`` says; None where nothing is promised.
+
+        Args:
+            privacy: ``{"differential_privacy": {"epsilon": 1.0, "delta": 1e-5, …}}``.
+
+        Raises:
+            PlanError: It says something else. A promise that is not understood is never left out.
+        """
+        if privacy is None:
+            return None
+        if not isinstance(privacy, Mapping) or set(privacy) != {"differential_privacy"}:
+            raise PlanError(
+                "privacy must be {'differential_privacy': {'epsilon': …, 'delta': …}}",
+                got=_named(privacy),
+                do="write it so, or leave it out",
+            )
+        given = privacy["differential_privacy"]
+        if not isinstance(given, Mapping):
+            raise PlanError("differential_privacy must map names to values", got=_named(given))
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in given:
+            if name not in known:
+                raise PlanError(
+                    f"differential_privacy has no '{name}'", do=nearest_names(str(name), known)
+                )
+        given = {name: value for name, value in given.items() if value is not None}
+        if "epsilon" not in given:
+            raise PlanError("a promise of differential privacy needs an epsilon", do="choose one")
+        return cls(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `parse` reads, as JSON values; nothing that only this client's owner may know."""
+        values = dataclasses.asdict(self)
+        del values["ledger"], values["budget"]
+        return {"differential_privacy": values}
+
+    def among(self, clients: int) -> Privacy:
+        """The promise of one of some clients, such that theirs together are this one.
+
+        A person in all of K tables is protected by K promises; they add up (Dwork and Roth 2014,
+        theorem 3.16). Of a person in one table only, by one.
+        """
+        if self.overlap == "disjoint":
+            return self
+        return dataclasses.replace(self, epsilon=self.epsilon / clients, delta=self.delta / clients)
+
+    def stricter(self, other: Privacy) -> Privacy:
+        """A promise that keeps both, where both are about records."""
+        return dataclasses.replace(
+            self,
+            epsilon=min(self.epsilon, other.epsilon),
+            delta=min(self.delta, other.delta),
+            max_grad_norm=min(self.max_grad_norm, other.max_grad_norm),
+            ledger=self.ledger or other.ledger,
+            budget=other.budget if self.budget is None else self.budget,
+        )
+
+
+def rho_of(epsilon: float, delta: float) -> float:
+    """ρ of zero-concentrated differential privacy that is about (ε, δ).
+
+    From ε = ρ + 2 √(ρ ln 1/δ) (Bun and Steinke 2016, proposition 1.3). For dividing a budget only:
+    what it costs is always computed from the ledger.
+    """
+    log = math.log(1 / delta)
+    return (math.sqrt(log + epsilon) - math.sqrt(log)) ** 2
+
+
+def calibrated(
+    spent: tuple[Event, ...],
+    planned: Gaussian | SampledGaussian,
+    epsilon_target: float,
+    delta: float,
+) -> float:
+    """The least noise multiplier with which planned releases stay within a target.
+
+    By bisection on the joint cost of what was released and what is planned, so that the target is
+    met and never passed.
+
+    Args:
+        spent: What was released, or is certain to be.
+        planned: What is planned; its own noise multiplier does not matter.
+        epsilon_target: ε of all together.
+        delta: δ.
+
+    Raises:
+        PrivacyError: No noise is enough: what was released costs more already.
+    """
+
+    def cost(multiplier: float) -> float:
+        event = dataclasses.replace(planned, noise_multiplier=multiplier)
+        return epsilon((*spent, event), delta)
+
+    high = _guess(planned, rho_of(epsilon_target, delta))
+    while cost(high) > epsilon_target:
+        high *= STRIDE
+        if high > MOST_NOISE:
+            raise PrivacyError(
+                "no noise is enough to keep the promise",
+                got=f"ε = {epsilon(spent, delta):.3g} without the training, of {epsilon_target:g}",
+                do="promise a larger epsilon, or train fewer steps",
+            )
+    low = high / STRIDE
+    while cost(low) <= epsilon_target:
+        low, high = low / STRIDE, low
+        if high < LEAST_NOISE:
+            return high
+    while high - low > PRECISION * high:
+        middle = math.sqrt(low * high)
+        if cost(middle) > epsilon_target:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _guess(planned: Gaussian | SampledGaussian, rho: float) -> float:
+    """About the noise that costs ρ: T steps of rate q cost about T q² / 2σ² (Bun et al. 2018)."""
+    match planned:
+        case Gaussian(count=count):
+            return math.sqrt(count / (2 * rho))
+        case SampledGaussian(sample_rate=rate, steps=steps):
+            return max(rate * math.sqrt(steps / (2 * rho)), LEAST_NOISE)
+
+
+def _check_number(name: str, value: Any, most: float, advice: str, *, below: bool = False) -> None:
+    """Raise PlanError unless value is a number in (0, most], or (0, most) if below."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 < value <= most or not math.isfinite(value) or (below and value == most):
+        limit = "" if most == math.inf else f" and {'below' if below else 'at most'} {most:g}"
+        raise PlanError(
+            f"{name} of differential privacy must be a number above 0{limit}",
+            got=repr(value),
+            do=f"choose {advice}",
+        )
+
+
+def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise PlanError(
+            f"unknown {name} {value!r} of differential privacy", do=nearest_names(str(value), known)
+        )
+
+
+def _named(value: Any) -> str:
+    """What somebody gave, without its values."""
+    if isinstance(value, Mapping):
+        return f"keys {', '.join(map(repr, value))}" if value else "an empty mapping"
+    return f"a {type(value).__name__}"

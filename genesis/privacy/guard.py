@@ -1,0 +1,382 @@
+"""`Guard`: what stands between a table and everything that leaves its owner.
+
+Before anything is released it is written down; before that, the promise is asked whether it allows
+it. What a guard gives out is differentially private by itself, so whoever receives it, honest or
+not, may do with it what they like.
+
+    statistics   counts with Skellam noise, labels above a noisy threshold, a noisy number of rows
+    training     steps of DP-SGD, with the noise that is left of the promise
+
+The statistics' cost is fixed by the schema before the first is asked for, and is written down as a
+whole: noise that depended on what was seen would need another theorem.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from genesis.errors import PrivacyError
+from genesis.privacy.accounting import epsilon
+from genesis.privacy.budget import Privacy, calibrated, rho_of
+from genesis.privacy.dp_sgd import PrivateSteps
+from genesis.privacy.events import Event, SampledGaussian, Skellam, Threshold
+from genesis.privacy.histograms import check_disjoint, noisy_counts, released_labels
+from genesis.privacy.ledger import Ledger, LedgerFile
+from genesis.privacy.noise import Noise
+from genesis.schema import Schema
+from genesis.statistics import DISCRETE, Question, ShardStatistics, planned_releases
+from genesis.values import Label
+
+__all__ = ["Guard", "Statistics", "Training"]
+
+LABELS = 0.05  # share of ρ and δ for labels that no schema names
+COUNTS = "counts of the columns"
+NAMES = "labels that occur"
+STEPS = "steps of training"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """With how much noise statistics are released.
+
+    Args:
+        deviation: Standard deviation of the noise in every count.
+        releases: Vectors of counts in all, the number of rows included.
+        label_deviation: The same for the sets of labels.
+        label_delta: δ of each.
+        label_sets: Columns whose labels no schema names.
+    """
+
+    deviation: float
+    releases: int
+    label_deviation: float
+    label_delta: float
+    label_sets: int
+
+    @classmethod
+    def planned(cls, schema: Schema, privacy: Privacy) -> Statistics:
+        """What a promise leaves for the columns of a schema.
+
+        d vectors of which one record changes one count by one cost d / 2σ² of zero-concentrated
+        differential privacy.
+        """
+        rho = rho_of(privacy.epsilon, privacy.delta)
+        releases = planned_releases(schema) + 1
+        sets = sum(column.kind in DISCRETE and column.categories is None for column in schema)
+        return cls(
+            deviation=math.sqrt(releases / (2 * privacy.statistics * rho)),
+            releases=releases,
+            label_deviation=math.sqrt(sets / (2 * LABELS * rho)) if sets else 0.0,
+            label_delta=LABELS * privacy.delta / max(sets, 1),
+            label_sets=sets,
+        )
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """What they cost."""
+        counts = Skellam(self.deviation, self.releases, COUNTS)
+        if not self.label_sets:
+            return (counts,)
+        names = Threshold(self.label_deviation, self.label_delta, self.label_sets, NAMES)
+        return (counts, names)
+
+
+@dataclass(frozen=True)
+class Training:
+    """The private steps of one client in a whole run.
+
+    Args:
+        noise_multiplier: σ.
+        sample_rate: q.
+        batch_size: B.
+        steps: Steps in an epoch.
+    """
+
+    noise_multiplier: float
+    sample_rate: float
+    batch_size: int
+    steps: int
+
+    @classmethod
+    def planned(
+        cls,
+        spent: tuple[Event, ...],
+        privacy: Privacy,
+        *,
+        rows: int,
+        batch_size: int,
+        epochs: int,
+    ) -> Training:
+        """The steps that a promise leaves room for.
+
+        Args:
+            spent: What was released before.
+            privacy: The promise.
+            rows: The noisy number of rows.
+            batch_size: Rows of a step, as wanted.
+            epochs: Passes over the rows in the whole run.
+
+        Raises:
+            PrivacyError: It leaves none.
+        """
+        batch_size = min(batch_size, rows)
+        steps = max(rows // batch_size, 1)
+        rate = batch_size / rows
+        event = SampledGaussian(1.0, rate, steps * epochs, STEPS)
+        multiplier = calibrated(spent, event, privacy.epsilon, privacy.delta)
+        return cls(multiplier, rate, batch_size, steps)
+
+    def event(self, epochs: int) -> SampledGaussian:
+        """What some epochs cost."""
+        return SampledGaussian(self.noise_multiplier, self.sample_rate, self.steps * epochs, STEPS)
+
+
+class Guard:
+    """Releases statistics and training steps of one table, as far as a promise allows.
+
+    Args:
+        privacy: The promise, about records.
+        run: Name of the run, by which a file's releases of this run are told from others.
+        file: Where the owner of the table keeps all releases, or None.
+        noise: Where random numbers come from.
+    """
+
+    def __init__(
+        self,
+        privacy: Privacy,
+        *,
+        run: str = "",
+        file: LedgerFile | None = None,
+        noise: Noise | None = None,
+    ) -> None:
+        self.privacy, self.run = privacy, run
+        self._file = file
+        self._noise = noise or Noise()
+        # After a restart without its other memory a client still knows what it has spent.
+        self.ledger = Ledger() if file is None else file.ledger(run)
+        self.rows: int | None = None  # noisy
+        self.training: Training | None = None
+        self.last: str | None = None  # what was asked of the last stretch of training
+        self._schema: str | None = None
+        self._statistics: Statistics | None = None
+        self._released = 0
+        self._labels: dict[str, list[Label]] | None = None
+
+    # --- statistics ---
+
+    def begin(self, schema: Schema) -> None:
+        """Fix what the statistics of a schema will cost. Nothing is released yet.
+
+        Raises:
+            PrivacyError: Statistics of another schema were planned before.
+        """
+        digest = hashlib.sha256(json.dumps(schema.to_dict(), sort_keys=True).encode()).hexdigest()
+        if self._schema not in (None, digest):
+            raise PrivacyError(
+                "statistics of another schema were released in this run", do="start a new run"
+            )
+        if self._schema is None:
+            self._schema = digest
+            self._statistics = Statistics.planned(schema, self.privacy)
+
+    @property
+    def begun(self) -> bool:
+        """Whether the statistics' cost is fixed."""
+        return self._statistics is not None
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation of the noise in every count."""
+        return self._planned.deviation
+
+    def labels(self, statistics: ShardStatistics) -> dict[str, list[Label]]:
+        """Labels that pass a noisy threshold, of the discrete columns that no schema names them of.
+
+        Asked again, the answer is the same: another one would be another release.
+
+        Raises:
+            PrivacyError: The promise does not allow it.
+        """
+        if self._labels is None:
+            self._spend_statistics()
+            planned = self._planned
+            found = {}
+            for name, known in statistics.labels().items():
+                question = Question(name, labels=tuple(known))
+                found[name] = released_labels(
+                    known,
+                    statistics.answer(question),
+                    planned.label_deviation,
+                    planned.label_delta,
+                    self._noise,
+                )
+            self._labels = found
+        return self._labels
+
+    def answer(
+        self, statistics: ShardStatistics, questions: Sequence[Question]
+    ) -> npt.NDArray[np.int64]:
+        """Noisy counts, all questions' one after the other.
+
+        Raises:
+            PrivacyError: One record could change more than the promise accounts for, or more is
+                asked than was planned.
+        """
+        self._spend_statistics()
+        self._release(check_disjoint(questions))
+        exact = [statistics.answer(question) for question in questions]
+        return noisy_counts(np.concatenate(exact), self.deviation, self._noise)
+
+    def count_rows(self, rows: int) -> int:
+        """The noisy number of rows, at least 1; the same whenever it is asked for.
+
+        Raises:
+            PrivacyError: The promise does not allow it.
+        """
+        if self.rows is None:
+            self._spend_statistics()
+            self._release(1)
+            counted = noisy_counts(np.array([rows]), self.deviation, self._noise)
+            self.rows = max(int(counted[0]), 1)
+        return self.rows
+
+    # --- training ---
+
+    def plan_training(self, *, batch_size: int, epochs: int) -> None:
+        """Divide what is left of the promise among the steps of the whole run.
+
+        Args:
+            batch_size: Rows of a step.
+            epochs: Passes over the rows in all rounds together.
+
+        Raises:
+            PrivacyError: There is too little left, in the promise or in the owner's file.
+        """
+        if self.training is not None:
+            return
+        if self.rows is None:
+            raise PrivacyError("training was planned before the rows were counted")
+        training = Training.planned(
+            self.ledger.events,
+            self.privacy,
+            rows=self.rows,
+            batch_size=batch_size,
+            epochs=epochs,
+        )
+        if self._file is not None:
+            self._file.check([training.event(epochs)])
+        self.training = training
+
+    def steps(self, epochs: int) -> PrivateSteps:
+        """The private steps of some epochs, which are written down as spent.
+
+        Raises:
+            PrivacyError: They are more than was planned.
+        """
+        training = self.training
+        if training is None:
+            raise PrivacyError("training was asked for before it was planned")
+        self._spend(training.event(epochs))
+        return PrivateSteps(
+            max_grad_norm=self.privacy.max_grad_norm,
+            noise_multiplier=training.noise_multiplier,
+            sample_rate=training.sample_rate,
+            batch_size=training.batch_size,
+            steps=training.steps,
+            noise=self._noise,
+        )
+
+    # --- what is remembered ---
+
+    def spent(self) -> dict[str, Any]:
+        """The promise and the ledger as JSON values: nothing in it is about the rows."""
+        return {**self.privacy.to_dict(), "ledger": self.ledger.to_list()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All it remembers, as JSON values; for the owner's disk."""
+        training = self.training
+        return {
+            "run": self.run,
+            "promise": self.privacy.to_dict(),
+            "ledger": self.ledger.to_list(),
+            "schema": self._schema,
+            "statistics": None if self._statistics is None else vars(self._statistics),
+            "released": self._released,
+            "labels": self._labels,
+            "rows": self.rows,
+            "training": None if training is None else vars(training),
+            "last": self.last,
+        }
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Go on from `to_dict`.
+
+        Raises:
+            PrivacyError: It was another promise, or makes no sense.
+        """
+        try:
+            if values["promise"] != self.privacy.to_dict():
+                raise PrivacyError(
+                    "the run was begun with another promise of privacy",
+                    do="go on with the same one, or start a new run",
+                )
+            ledger = Ledger.from_list(values["ledger"])
+            statistics, training = values["statistics"], values["training"]
+            self._statistics = None if statistics is None else Statistics(**statistics)
+            self.training = None if training is None else Training(**training)
+            self._schema, self._labels = values["schema"], values["labels"]
+            self._released, self.rows = int(values["released"]), values["rows"]
+            self.last, self.run = values["last"], str(values["run"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise PrivacyError("what was kept of a promise of privacy is damaged") from error
+        # The owner's file goes before: it is written first, and knows of what came after.
+        self.ledger = ledger if self._file is None else self._file.ledger(self.run)
+
+    # --- the ledger ---
+
+    @property
+    def _planned(self) -> Statistics:
+        if self._statistics is None:
+            raise PrivacyError("statistics were asked for before the schema was agreed on")
+        return self._statistics
+
+    def _spend_statistics(self) -> None:
+        """Write all statistics down, before the first of them is released."""
+        if self._released == 0 and self._labels is None and self.rows is None:
+            self._spend(*self._planned.events)
+
+    def _release(self, n: int) -> None:
+        """Count vectors of counts that were paid for."""
+        if self._released + n > self._planned.releases:
+            raise PrivacyError(
+                "more statistics are asked for than the promise of privacy has paid for",
+                got=f"{self._released + n} vectors of counts instead of {self._planned.releases}",
+                do="give server and clients the same version",
+            )
+        self._released += n
+
+    def _spend(self, *events: Event) -> None:
+        """Write releases down, if the promise allows them.
+
+        Raises:
+            PrivacyError: It does not, or the owner's file does not.
+        """
+        after = epsilon((*self.ledger.events, *events), self.privacy.delta)
+        if after > self.privacy.epsilon:
+            raise PrivacyError(
+                "this would release more than was promised",
+                got=f"ε = {after:.4g} of {self.privacy.epsilon:g}, at δ = {self.privacy.delta:g}",
+                do="end the run here, or promise a larger epsilon in a new one",
+            )
+        for event in events:
+            if self._file is not None:
+                self._file.spend(event, self.run)
+            self.ledger = self.ledger.with_event(event)

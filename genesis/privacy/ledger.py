@@ -1,0 +1,200 @@
+"""The ledger: all that was released about a table, and the file in which its owner keeps it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genesis.errors import DataError, PrivacyError
+from genesis.privacy.accounting import epsilon
+from genesis.privacy.events import Event, event_from_dict, event_to_dict, repeated, times
+from genesis.tables import write_private
+
+__all__ = ["Ledger", "LedgerFile"]
+
+VERSION = 1
+LOCK_SECONDS = 60.0  # that another program may take to write one line
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What was released, in order. Nothing is ever taken out.
+
+    Args:
+        events: The releases.
+    """
+
+    events: tuple[Event, ...] = ()
+
+    def with_event(self, event: Event) -> Ledger:
+        """The ledger after one more release; one like the last becomes more of it."""
+        if self.events and (joined := _joined(self.events[-1], event)) is not None:
+            return Ledger((*self.events[:-1], joined))
+        return Ledger((*self.events, event))
+
+    def epsilon(self, delta: float) -> float:
+        """What all of it costs; see `accounting.epsilon`."""
+        return epsilon(self.events, delta)
+
+    def split(self, delta: float) -> dict[str, float]:
+        """Purpose -> ε of the releases for it alone. Their sum is more than they cost together."""
+        purposes = dict.fromkeys(event.purpose for event in self.events)
+        return {
+            purpose: epsilon([e for e in self.events if e.purpose == purpose], delta)
+            for purpose in purposes
+        }
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """As JSON values."""
+        return [event_to_dict(event) for event in self.events]
+
+    @classmethod
+    def from_list(cls, values: Iterable[Mapping[str, Any]]) -> Ledger:
+        """The inverse of `to_list`.
+
+        Raises:
+            PrivacyError: One is no event that can be accounted for.
+        """
+        return cls(tuple(event_from_dict(each) for each in values))
+
+
+class LedgerFile:
+    """What was released about one table in all runs ever, on its owner's disk.
+
+    A release is written down before it happens, and refused where the budget does not allow it. A
+    file that is missing is begun; one that is damaged stops everything.
+
+    Args:
+        path: The file. Beside it lies a lock, so that two runs cannot spend the same twice.
+        budget: ε that all runs together may cost, or None to keep what the file says.
+        delta: δ of the budget, for a file that is begun.
+
+    Raises:
+        PrivacyError: The file is damaged, or of another version.
+        DataError: The disk refuses.
+    """
+
+    def __init__(self, path: str | Path, *, budget: float | None, delta: float) -> None:
+        self.path = Path(path)
+        with self._locked():
+            known = self._read()
+            self.delta = float(known.get("delta", delta))
+            self.budget = known.get("budget") if budget is None else float(budget)
+            self._write(known.get("releases", []))
+
+    def ledger(self, run: str | None = None) -> Ledger:
+        """All releases, or those of one run."""
+        with self._locked():
+            return _ledger(self._read().get("releases", []), run)
+
+    def spent(self) -> float:
+        """ε of all releases, at the δ of the file."""
+        return self.ledger().epsilon(self.delta)
+
+    def check(self, events: Sequence[Event]) -> None:
+        """Make sure that the budget allows some releases.
+
+        Raises:
+            PrivacyError: It does not.
+        """
+        with self._locked():
+            self._check(self._read().get("releases", []), events)
+
+    def spend(self, event: Event, run: str) -> None:
+        """Write a release down. Only then may it happen.
+
+        Raises:
+            PrivacyError: The budget does not allow it.
+            DataError: The disk refuses.
+        """
+        with self._locked():
+            releases = self._read().get("releases", [])
+            self._check(releases, [event])
+            last = releases[-1] if releases else None
+            if last is not None and last["run"] == run:
+                joined = _joined(event_from_dict(last["event"]), event)
+                if joined is not None:
+                    releases, event = releases[:-1], joined
+            self._write([*releases, {"run": run, "event": event_to_dict(event)}])
+
+    def _check(self, releases: Sequence[Mapping[str, Any]], events: Sequence[Event]) -> None:
+        """Raise PrivacyError where events would cost more than is left."""
+        if self.budget is None:
+            return
+        before = _ledger(releases, None)
+        after = epsilon([*before.events, *events], self.delta)
+        if after > self.budget:
+            raise PrivacyError(
+                f"this would spend more than the budget in {self.path.name}",
+                got=f"ε = {before.epsilon(self.delta):.3g} spent, {after:.3g} with this, of "
+                f"{self.budget:.3g}",
+                do="ask for a smaller epsilon, or let the table's owner raise the budget",
+            )
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other programs out."""
+        from filelock import FileLock, Timeout
+
+        lock = self.path.with_name(self.path.name + ".lock")
+        try:
+            with FileLock(lock, timeout=LOCK_SECONDS):
+                yield
+        except Timeout:
+            raise PrivacyError(
+                f"another program holds the ledger {self.path.name}", do="try again when it is done"
+            ) from None
+        except OSError as error:
+            raise DataError(
+                f"the ledger {self.path} cannot be kept", got=error.strerror, do="choose another"
+            ) from error
+
+    def _read(self) -> dict[str, Any]:
+        """What the file says; nothing if there is none."""
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise PrivacyError(f"the ledger {self.path} cannot be read", do=_MEND) from error
+        try:
+            known = json.loads(text)
+            if known["version"] != VERSION:
+                raise PrivacyError(
+                    f"the ledger {self.path} is of another version", do="update Genesis"
+                )
+            _ledger(known["releases"], None)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise PrivacyError(f"the ledger {self.path} is damaged", do=_MEND) from error
+        return dict(known)
+
+    def _write(self, releases: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the file."""
+        values = {
+            "version": VERSION,
+            "unit": "record",
+            "budget": self.budget,
+            "delta": self.delta,
+            "releases": list(releases),
+        }
+        write_private(self.path, json.dumps(values, indent=1))
+
+
+_MEND = "bring the last good copy back: without it nobody knows what was spent"
+
+
+def _ledger(releases: Sequence[Mapping[str, Any]], run: str | None) -> Ledger:
+    """The releases of a file, all or those of one run."""
+    chosen = [each["event"] for each in releases if run in (None, each["run"])]
+    return Ledger.from_list(chosen)
+
+
+def _joined(last: Event, event: Event) -> Event | None:
+    """Two events as one, if they differ in nothing but how often they happened."""
+    if repeated(last, 1) != repeated(event, 1):
+        return None
+    return repeated(last, times(last) + times(event))

@@ -1,0 +1,86 @@
+"""Where privacy noise comes from: the operating system, never a seed.
+
+Noise that somebody else can compute hides nothing, and a seed is known: to the server, to every
+client, in a model file. So all that differential privacy draws, the choice of a batch included,
+comes from ChaCha20 (RFC 8439) under a key of `os.urandom` that is used once and forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from torch import Tensor
+
+from genesis.errors import PrivacyError
+
+__all__ = ["Noise", "repeatable_noise"]
+
+_KEY_BYTES = 32
+_NONCE = bytes(16)  # a key is used once, so its nonce may be the same
+
+
+class Noise:
+    """Random numbers that nobody can predict."""
+
+    def __init__(self) -> None:
+        self._entropy: Callable[[int], bytes] = os.urandom
+
+    def normal(self, n: int) -> Tensor:
+        """(n,) float32 on the CPU, independent and standard normal.
+
+        Box and Muller 1958: for u, v uniform in (0, 1), sqrt(-2 ln u) (cos 2πv, sin 2πv) are two
+        of them. u has 32 bits, so no number is beyond 6.8; a normal one is with chance 1e-11.
+        """
+        half = -(-n // 2)
+        words = torch.from_numpy(np.frombuffer(self._bytes(8 * half), dtype=np.uint32))
+        uniform = words.to(torch.float32).mul_(2.0**-32).add_(2.0**-33)
+        radius = uniform[:half].log_().mul_(-2).clamp_min_(0).sqrt_()
+        angle = uniform[half:].mul_(2 * math.pi)
+        return torch.cat([radius * angle.cos(), radius * angle.sin()])[:n]
+
+    def uniform(self, n: int) -> Tensor:
+        """(n,) float64 on the CPU, independent and uniform in [0, 1)."""
+        words = np.frombuffer(self._bytes(8 * n), dtype=np.uint64)
+        return torch.from_numpy((words >> np.uint64(11)) * 2.0**-53)
+
+    def skellam(self, n: int, variance: float) -> npt.NDArray[np.int64]:
+        """(n,) whole numbers: differences of two Poisson numbers with mean variance / 2 each.
+
+        Sums of Skellam numbers are Skellam again, so K clients can each add a K-th of the variance
+        (Agarwal, Kairouz and Liu 2021, "The Skellam Mechanism").
+        """
+        seed = int.from_bytes(self._entropy(_KEY_BYTES), "little")
+        rng = np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(seed)))
+        drawn: npt.NDArray[np.int64] = rng.poisson(variance / 2, n) - rng.poisson(variance / 2, n)
+        return drawn.astype(np.int64)
+
+    def _bytes(self, n: int) -> bytearray:
+        """n bytes of a fresh key stream."""
+        cipher = Cipher(algorithms.ChaCha20(self._entropy(_KEY_BYTES), _NONCE), mode=None)
+        stream = bytearray(n)
+        cipher.encryptor().update_into(bytes(n), stream)
+        return stream
+
+
+def repeatable_noise(seed: int) -> Noise:
+    """Noise that can be computed from a seed, and therefore protects nothing: for tests.
+
+    Raises:
+        PrivacyError: No test is running.
+    """
+    # Set by pytest itself while a test runs; a variable of the environment alone is not enough.
+    if "pytest" not in sys.modules or "PYTEST_CURRENT_TEST" not in os.environ:
+        raise PrivacyError(
+            "privacy noise cannot be made from a seed", do="leave the seed out: noise is fresh"
+        )
+    rng = np.random.default_rng(seed)
+    noise = Noise()
+    noise._entropy = rng.bytes
+    return noise
