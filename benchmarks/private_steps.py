@@ -1,6 +1,6 @@
 """What differential privacy costs: the time of one step of training, with it and without.
 
-Run it with ``python benchmarks/private_steps.py [--table CSV] [--epochs N]``. The two take turns,
+Run it with ``python benchmarks/private_steps.py [--table CSV] [--epochs N] [--threads N]``. The two take turns,
 epoch by epoch, in one process, so that whatever else the machine does hits both of them; printed
 are medians, and the median of the ratios of the pairs. A step of CTGAN is one of the critic and
 one of the generator, without packs in both cases. Without a table the rows are random, with as many
@@ -29,8 +29,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--table", help="a CSV file")
     parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=THREADS)
     options = parser.parse_args()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(options.threads)
     layout, rows = encoded(options.table) if options.table else (ADULT, random_rows(ADULT, ROWS))
     for name, goal in GOALS.items():
         plain, private = take_turns(name, layout, rows, options.epochs)

@@ -20,6 +20,7 @@ genesis = Commands(
         "audit": (".audit:audit", "Attack synthetic rows, to see whether they leak."),
         "partition": (".partition:partition", "Divide a table among clients."),
         "federated": (".federated:federated", "Train one generator over many tables."),
+        "privacy": (".privacy:privacy", "Plan a promise of privacy, and read what was kept."),
     },
     help="""Synthetic tables, from data that may not be pooled.
 

@@ -23,6 +23,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
+    from genesis.classifier import Classifier as Classifier
     from genesis.encoding.encoder import Encoder as Encoder
     from genesis.errors import ConditionError as ConditionError
     from genesis.errors import DataError as DataError
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from genesis.errors import MissingExtraError as MissingExtraError
     from genesis.errors import ModelFileError as ModelFileError
     from genesis.errors import PlanError as PlanError
+    from genesis.errors import PrivacyError as PrivacyError
     from genesis.errors import SchemaError as SchemaError
     from genesis.errors import TrainingError as TrainingError
     from genesis.evaluation.audit import audit as audit
@@ -49,6 +51,7 @@ __version__ = "0.1.0"
 __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "genesis.classifier": ["Classifier"],
         "genesis.encoding.encoder": ["Encoder"],
         "genesis.errors": [
             "ConditionError",
@@ -58,6 +61,7 @@ __all__, __getattr__, __dir__ = lazy_names(
             "MissingExtraError",
             "ModelFileError",
             "PlanError",
+            "PrivacyError",
             "SchemaError",
             "TrainingError",
         ],

@@ -196,11 +196,7 @@ class Leaves:
 
 
 def settled(
-    column: Column,
-    leaves: Leaves,
-    nulls: int,
-    widest: tuple[float, float],
-    small: float = SMALL_CELL,
+    column: Column, leaves: Leaves, nulls: int, widest: tuple[float, float]
 ) -> NumericStatistics:
     """Point masses apart, and bounds that no handful of rows decides.
 
@@ -209,13 +205,12 @@ def settled(
         leaves: Its bins.
         nulls: Its nulls.
         widest: Its bounds where the rows are too few to decide them.
-        small: How many rows are a handful.
     """
     low, high, counts, is_atom = leaves.low, leaves.high, leaves.counts, leaves.is_atom
     lower, upper = widest
-    if int(counts.sum()) >= 2 * small:
-        lower = float(low[np.searchsorted(np.cumsum(counts), small)])
-        upper = float(high[::-1][np.searchsorted(np.cumsum(counts[::-1]), small)])
+    if int(counts.sum()) >= 2 * SMALL_CELL:
+        lower = float(low[np.searchsorted(np.cumsum(counts), SMALL_CELL)])
+        upper = float(high[::-1][np.searchsorted(np.cumsum(counts[::-1]), SMALL_CELL)])
     if column.lower is not None:
         lower = float(column.lower)
     if column.upper is not None:
@@ -248,7 +243,10 @@ def numbers_in(low: Floats, high: Floats, decimals: int | None) -> Floats:
     first, last, on_grid = _multiples(low, high, decimals)
     with np.errstate(over="ignore", invalid="ignore"):
         numbers = np.rint(last * 10.0**decimals) - np.rint(first * 10.0**decimals) + 1
-    return np.where(on_grid, np.where(low == high, 1.0, numbers), 0.0)
+    numbers = np.where(low == high, 1.0, numbers)
+    # No value is -0.0: see `values.numbers`.
+    found: Floats = np.where(on_grid, numbers, 0.0) - ((high == 0) & np.signbit(high) & on_grid)
+    return found
 
 
 def _multiples(low: Floats, high: Floats, decimals: int) -> tuple[Floats, Floats, Booleans]:

@@ -12,13 +12,24 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["averaged", "denoised", "occupied", "on_simplex", "quantile", "shared_out", "whole"]
+__all__ = [
+    "FAINT",
+    "averaged",
+    "denoised",
+    "last_occupied",
+    "occupied",
+    "on_simplex",
+    "quantile",
+    "shared_out",
+    "whole",
+]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Booleans = npt.NDArray[np.bool_]
 
 FALSE_ALARM = 0.005  # chance that noise alone makes any of a set of empty cells look occupied
+FAINT = 1.645  # deviations above which rows are likelier than noise, where rows are near
 SHRINKAGE = 2.0  # of the difference of two halves; 1 is James and Stein's, for noise in the mean
 
 
@@ -35,6 +46,28 @@ def occupied(counts: npt.NDArray[np.number], deviation: float) -> Booleans:
         deviation: Standard deviation of the noise.
     """
     return np.asarray(counts > deviation * quantile(len(counts)))
+
+
+def last_occupied(counts: Floats, variances: Floats) -> int:
+    """The last of some bins side by side that is not empty, as far as noisy counts tell.
+
+    Half after half: the right one if it seems occupied, else the left one if that does, else the
+    one with more rows. One bin's count may say nothing where that of a whole half does.
+
+    Args:
+        counts: (2**b,) noisy counts, of bins that are not all empty.
+        variances: (2**b,) of their noise.
+    """
+    first, last = 0, len(counts)
+    while last - first > 1:
+        middle = (first + last) // 2
+        left, right = float(counts[first:middle].sum()), float(counts[middle:last].sum())
+        noise = np.sqrt([variances[first:middle].sum(), variances[middle:last].sum()])
+        if right > FAINT * noise[1] or (right > left and left <= FAINT * noise[0]):
+            first = middle
+        else:
+            last = middle
+    return first
 
 
 def denoised(counts: npt.NDArray[np.number], total: float | None = None) -> Integers:

@@ -32,7 +32,16 @@ from genesis.counting import (
     settled,
     to_grid,
 )
-from genesis.denoising import averaged, occupied, on_simplex, quantile, shared_out, whole
+from genesis.denoising import (
+    FAINT,
+    averaged,
+    last_occupied,
+    occupied,
+    on_simplex,
+    quantile,
+    shared_out,
+    whole,
+)
 from genesis.schema import Column, Kind
 
 __all__ = ["NoisyTree", "covering_decimals", "public_decimals"]
@@ -46,7 +55,6 @@ MOST_REFINE_BITS = 9  # at most 512 children of a bin
 MOST_CELLS = 4096  # up to here all bins are asked about again, then the heavy ones
 FEW_BINS = 256  # so few in all powers of two that they are counted at once
 CERTAIN = 1e-3  # the least deviation: counts without noise are known this well
-FAINT = 1.645  # deviations above which an octave beside an occupied one counts as well
 COVERED = 0.99  # share of the values that a column's decimals must write
 
 
@@ -104,6 +112,7 @@ class NoisyTree:
         octaves = Question("", parents=tuple(self._octaves), shift=KEY_BITS - RANGE_BITS)
         numbers = numbers_in(*octaves.ends(), self.decimals)
         self._ranged = bool(np.minimum(numbers, finest).sum() > FEW_BINS)
+        self._ends = _public_bounds(column)
         self._bits = MOST_BITS
         self._heavy: Integers = np.empty(0, dtype=np.int64)  # numbers of bins to be divided
         self._refine_bits = 0
@@ -186,106 +195,115 @@ class NoisyTree:
                     return
         self._refine_bits = MOST_REFINE_BITS
 
-    def statistics(self, nulls: int, present: int, small: float) -> NumericStatistics:
+    def statistics(self, nulls: int, present: int) -> NumericStatistics:
         """What is known of the column.
 
         Args:
             nulls: Rows that are null.
             present: Rows that are not.
-            small: How many rows are a handful that decides nothing.
         """
         column = replace(self.column, decimals=self.decimals)
-        limit = max(POINT_MASS * (nulls + present), SMALL_CELL)
-        found = list(self._leaves(present, limit))
-        if not found:
+        if self._bins is None:  # nothing but null, as far as is known
             none = np.empty(0)
             nothing = Leaves(none, none, none.astype(np.int64), none.astype(bool))
             return settled(column, nothing, max(nulls + present, 1), (0.0, 0.0))
-        low, high, expected, is_atom = (np.concatenate(each) for each in zip(*found, strict=True))
+        self._ends = self._occupied_ends()
+        limit = max(POINT_MASS * (nulls + present), SMALL_CELL)
+        parts = zip(*self._leaves(self._bins, present, limit), strict=True)
+        low, high, expected, is_atom = map(np.concatenate, parts)
         order = np.argsort(low)
         low, high, expected, is_atom = (a[order] for a in (low, high, expected, is_atom))
-        if is_atom.any() and expected[~is_atom].sum() < small:
-            expected = np.where(is_atom, expected, 0.0)  # noise beside point masses
-            expected *= present / max(expected.sum(), 1e-300)
+        noise = quantile() * math.sqrt(self._bins.variance)
+        if is_atom.any() and expected[~is_atom].sum() < noise:
+            expected = np.where(is_atom, expected, 0.0)  # the rest may be noise alone
+            expected *= present / expected.sum()
         counts = whole(expected)
         kept = counts > 0
         leaves = Leaves(low[kept], high[kept], counts[kept], is_atom[kept])
-        if not kept.any():
-            nulls = max(nulls, 1)
-        return settled(column, leaves, nulls, self._widest(), small)
+        return settled(column, leaves, nulls if kept.any() else max(nulls, 1), self._ends)
 
-    def _widest(self) -> tuple[float, float]:
-        """The ends of the outermost powers of two that are not empty."""
-        shift = KEY_BITS - RANGE_BITS
-        ends = Question("", parents=(self._octaves[0], self._octaves[-1]), shift=shift).ends()
-        return float(ends[0][0]), float(ends[1][1])
+    def _totals(self, bins: _Level, room: Floats, variances: Floats) -> tuple[Floats, Floats]:
+        """Rows of every power of two by all that was counted, and the variance of that."""
+        totals, total_variances = _sums(bins.counts, variances, room)
+        if self._range is None:
+            return totals, total_variances
+        own = np.full(len(totals), self._range.variance)
+        return averaged(self._range.counts.ravel(), own, totals, total_variances)
+
+    def _occupied_ends(self) -> tuple[float, float]:
+        """From where to where there are rows beyond doubt: no spurious bin is a bound."""
+        assert self._bins is not None
+        room = self._room(self._bins.question)
+        variances = np.where(room > 0, self._bins.variance, 0.0)
+        counts = np.where(room > 0, self._bins.counts, 0.0)
+        totals, total_variances = self._totals(self._bins, room, variances)
+        limits = np.maximum(FAINT * np.sqrt(total_variances), SMALL_CELL)
+        occupied_octaves = np.flatnonzero(room.any(axis=1) & (totals > limits))
+        low, high = (a.reshape(room.shape) for a in self._bins.question.ends())
+        if not len(occupied_octaves):
+            return max(float(low[0, 0]), self._ends[0]), min(float(high[-1, -1]), self._ends[1])
+        a, b = occupied_octaves[[0, -1]]
+        last = last_occupied(counts[b], variances[b])
+        first = last_occupied(counts[a, ::-1], variances[a, ::-1])
+        start, end = float(low[a, -1 - first]), float(high[b, last])
+        return max(start, self._ends[0]), min(end, self._ends[1])
 
     def _leaves(
-        self, present: int, limit: float
+        self, bins: _Level, present: int, limit: float
     ) -> Iterator[tuple[Floats, Floats, Floats, Booleans]]:
         """Bins that are not divided: their ends, expected rows, and which are point masses."""
-        if self._bins is None:
-            return
-        bins, children = self._bins, self._children
         room = self._room(bins.question)
         counts, variances = bins.counts.copy(), np.full(room.shape, bins.variance)
+        children = self._children
         if children is not None:
             # What was counted in a bin's children says again how many are in the bin.
             inner_room = self._room(children.question)
-            inner, inner_variance = _sums(children, inner_room)
+            inner_variances = np.full(inner_room.shape, children.variance)
             counts.flat[self._heavy], variances.flat[self._heavy] = averaged(
-                counts.ravel()[self._heavy], variances.ravel()[self._heavy], inner, inner_variance
+                counts.ravel()[self._heavy],
+                variances.ravel()[self._heavy],
+                *_sums(children.counts, inner_variances, inner_room),
             )
-        totals, total_variances = _sums(replace(bins, counts=counts), room, variances)
-        if self._range is not None:
-            totals, total_variances = averaged(
-                self._range.counts.ravel(),
-                np.full(len(totals), self._range.variance),
-                totals,
-                total_variances,
-            )
+        totals, total_variances = self._totals(replace(bins, counts=counts), room, variances)
         possible = room.any(axis=1)
-        totals = np.where(possible, totals, 0.0)
+        totals[~possible] = 0
         totals[possible] = on_simplex(totals[possible], present, total_variances[possible])
-        expected = shared_out(totals, counts, variances, room)
+        expected = shared_out(totals, counts, variances, room).ravel()
         low, high = to_grid(*bins.question.ends(), self.decimals)
+        least = max(limit, quantile() * math.sqrt(bins.variance))
         divided = np.zeros(room.size, dtype=bool)
         divided[self._heavy if children is not None else []] = True
-        certain = expected.ravel() > quantile() * math.sqrt(bins.variance)
-        single = (low == high) & certain & (expected.ravel() >= limit)
-        yield tuple(a[~divided] for a in (low, high, expected.ravel(), single))  # type: ignore[misc]
+        single = (low == high) & (expected >= least)
+        yield low[~divided], high[~divided], expected[~divided], single[~divided]
         if children is None:
             return
-        inner_variances = np.full(inner_room.shape, children.variance)
-        inner_expected = shared_out(
-            expected.ravel()[self._heavy], children.counts, inner_variances, inner_room
+        expected = shared_out(
+            expected[self._heavy], children.counts, inner_variances, inner_room
         ).ravel()
         low, high = to_grid(*children.question.ends(), self.decimals)
         deviation = math.sqrt(children.variance)
-        alone = _stands_alone(inner_expected) & (
-            children.counts.ravel() > quantile(inner_room.size) * deviation
-        )
-        heavy = inner_expected >= max(limit, quantile() * deviation)
-        is_atom = heavy & ((low == high) | alone)
+        certain = children.counts.ravel() > quantile(inner_room.size) * deviation
+        is_atom = (low == high) | (certain & _stands_alone(expected))
+        is_atom &= expected >= max(limit, quantile() * deviation)
         for i in np.flatnonzero(is_atom & (low < high)):
-            low[i] = high[i] = _roundest(float(low[i]), float(high[i]))
-        yield low, high, inner_expected, is_atom
+            low[i] = high[i] = _roundest(float(low[i]), float(high[i]), self.decimals)
+        yield low, high, expected, is_atom
 
     def _room(self, question: Question) -> Floats:
         """How many of the column's numbers each bin may hold (parents, bins); 1 if no grid."""
         low, high = question.ends()
         numbers = numbers_in(low, high, self.decimals)
         room = np.where(np.isfinite(numbers), numbers, 1.0)
-        lower, upper = _public_bounds(self.column)
+        lower, upper = self._ends
         room[(high < lower) | (low > upper)] = 0
         return room.reshape(len(question.parents), -1)
 
 
-def _sums(level: _Level, room: Floats, variances: Floats | None = None) -> tuple[Floats, Floats]:
+def _sums(counts: Floats, variances: Floats, room: Floats) -> tuple[Floats, Floats]:
     """Rows of each parent by its bins that may hold any, and the variance of that."""
-    variances = np.full(room.shape, level.variance) if variances is None else variances
-    counts = np.where(room > 0, level.counts, 0.0).sum(axis=1)
-    return counts, np.maximum(np.where(room > 0, variances, 0.0).sum(axis=1), CERTAIN**2)
+    summed = (np.where(room > 0, each, 0.0).sum(axis=1) for each in (counts, variances))
+    total, variance = summed
+    return total, np.maximum(variance, CERTAIN**2)
 
 
 def _public_bounds(column: Column) -> tuple[float, float]:
@@ -328,16 +346,32 @@ def _stands_alone(counts: Floats) -> Booleans:
     return np.asarray(counts > 2 * np.maximum(left, right))
 
 
-def _roundest(low: float, high: float) -> float:
-    """The number in [low, high] that takes the fewest digits to write."""
+def _roundest(low: float, high: float, decimals: int | None) -> float:
+    """The number in [low, high] that takes the fewest digits to write, or as many nines.
+
+    Caps and codes are such numbers: 0, 12.5, 5000, 99999, 2999.99.
+    """
     if low <= 0 <= high:
         return 0.0
-    for zeros in range(22, 0, -1):
-        rounded = math.ceil(low / 10.0**zeros) * 10.0**zeros
-        if low <= rounded <= high:
-            return rounded
-    for decimals in range(23):
-        first, last = to_grid(np.array([low]), np.array([high]), decimals)
-        if numbers_in(np.array([low]), np.array([high]), decimals)[0] > 0:
-            return float(first[0] if low > 0 else last[0])
+    unit = 0.0 if decimals is None else 10.0**-decimals
+    for zeros in range(22, -23, -1):
+        first = _first_multiple(low, high, zeros)
+        if first is not None:
+            return first
+        # At least two nines, or it is no more likely than another number.
+        if unit and 10.0**zeros > 99 * unit:
+            above = _first_multiple(low + unit, high + unit, zeros)
+            if above is not None:
+                return round(above - unit, decimals or 0)
     return low / 2 + high / 2
+
+
+def _first_multiple(low: float, high: float, zeros: int) -> float | None:
+    """The multiple of 10**zeros in [low, high] that is nearest to 0; None if there is none."""
+    if zeros <= 0:
+        ends, each = (np.array([low]), np.array([high])), -zeros
+        first, last = to_grid(*ends, each)
+        return float(first[0] if low > 0 else last[0]) if numbers_in(*ends, each)[0] else None
+    step = 10.0**zeros
+    multiple = math.ceil(low / step) * step if low > 0 else math.floor(high / step) * step
+    return multiple if low <= multiple <= high else None

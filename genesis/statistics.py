@@ -291,7 +291,8 @@ class PooledStatistics:
             if question.decimals:
                 self._noisy[question.column].decimals = covering_decimals(counts, deviation)
             elif question.labels is not None:
-                nulls = int(counts[-1]) if counts[-1] > noise else 0
+                some = self.schema[question.column].nulls and counts[-1] > noise
+                nulls = int(counts[-1]) if some else 0
                 self._nulls[question.column] = min(nulls, self.rows)
                 if question.column in self._labels:
                     self.discrete[question.column] = self._noisy_labels(question, counts, noise)
@@ -302,9 +303,7 @@ class PooledStatistics:
         for name, tree in self._noisy.items():
             if tree.question() is None:
                 nulls = self._nulls[name]
-                self.numeric[name] = tree.statistics(
-                    nulls, self.rows - nulls, max(noise, SMALL_CELL)
-                )
+                self.numeric[name] = tree.statistics(nulls, self.rows - nulls)
         self.schema = Schema(tuple(map(self._with_decimals, self.schema)))
 
     def _noisy_labels(

@@ -29,12 +29,17 @@ from genesis.models import (
 )
 from genesis.privacy.budget import Privacy
 from genesis.privacy.guard import Guard
-from genesis.privacy.ledger import LedgerFile
-from genesis.privacy.report import record_report
+from genesis.privacy.one_table import (
+    guard_of,
+    pooled_statistics,
+    promise_of,
+    schema_of,
+    table_report,
+)
 from genesis.progress import ProgressBar
 from genesis.schema import Schema
 from genesis.seeding import Stream, check_seed, generator, key
-from genesis.statistics import PooledStatistics, ShardStatistics
+from genesis.statistics import ShardStatistics
 
 __all__ = ["Progress", "Synthesizer"]
 
@@ -116,34 +121,20 @@ class Synthesizer:
                 got="one row" if len(table) else "no rows",
                 do="add rows",
             )
-        guard = _guard(self._promise)
-        schema = self._schema_of(table, discrete_columns, private=guard is not None)
+        guard = guard_of(self._promise)
+        schema = schema_of(table, self._schema, discrete_columns, private=guard is not None)
         table = schema.conform(table)
-        pooled = _pooled(ShardStatistics(schema, table), len(table), guard)
+        pooled = pooled_statistics(ShardStatistics(schema, table), len(table), guard)
         encoder = Encoder.fit(pooled, max_categories=self.max_categories)
         codes = encoder.encode(table, generator(self.seed, Stream.ENCODING, 0))
         model = self._adopt(encoder)
         self._complete = True
         with ProgressBar("epochs", quiet=not self.config.get("verbose")) as bar:
             self._train(model, codes, guard, progress or bar.show)
-        if guard is not None:
-            self.privacy = record_report(
-                {"table": guard.spent()},
-                ["table"],
-                overlap="disjoint",
-                public_schema=self._schema is not None,
-                gradients=model.private_gradients,
-            )
+        self.privacy = table_report(
+            guard, public_schema=self._schema is not None, gradients=model.private_gradients
+        )
         return self
-
-    def _schema_of(
-        self, table: pd.DataFrame, discrete_columns: Sequence[str], *, private: bool
-    ) -> Schema:
-        """What was stated of the columns, or else what they look like."""
-        if self._schema is not None:
-            return self._schema.discretise(discrete_columns).settle()
-        schema = Schema.infer(table, discrete_columns)
-        return (schema.without_values() if private else schema).settle()
 
     def _train(
         self, model: GenerativeModel, codes: Codes, guard: Guard | None, progress: Progress
@@ -442,38 +433,7 @@ def _promise(
     Raises:
         PlanError: It cannot be kept here, or not with this config.
     """
-    promise = Privacy.parse(privacy)
-    if promise is None:
-        return None
-    if promise.unit != "record":
-        raise PlanError(
-            "one table has no clients to hide", got='unit "client"', do='use unit "record"'
-        )
-    check_private_config(method, config)
+    promise = promise_of(privacy)
+    if promise is not None:
+        check_private_config(method, config)
     return promise
-
-
-def _guard(promise: Privacy | None) -> Guard | None:
-    """What keeps a promise."""
-    if promise is None:
-        return None
-    file = None
-    if promise.ledger is not None:
-        file = LedgerFile(promise.ledger, budget=promise.budget, delta=promise.delta)
-    return Guard(promise, run=secrets.token_hex(8), file=file)
-
-
-def _pooled(shard: ShardStatistics, rows: int, guard: Guard | None) -> PooledStatistics:
-    """All that an encoder needs to know of a table; with noise, if there is a promise to keep."""
-    if guard is None:
-        pooled = PooledStatistics(shard.schema, [shard.labels()])
-        while questions := pooled.questions():
-            pooled.take([shard.answer(question) for question in questions])
-        return pooled
-    guard.begin(shard.schema)
-    pooled = PooledStatistics(shard.schema, [guard.labels(shard)], private=True)
-    while questions := pooled.questions():
-        counts = guard.answer(shard, questions)
-        ends = np.cumsum([question.size for question in questions])[:-1]
-        pooled.take(np.split(counts, ends), guard.deviation, guard.count_rows(rows))
-    return pooled

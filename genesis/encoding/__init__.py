@@ -38,7 +38,7 @@ class ColumnEncoding(Protocol):
         """(width,) pooled rows of every code."""
 
     def encode(
-        self, values: pd.Series[Any], rng: np.random.Generator
+        self, values: pd.Series[Any], rng: np.random.Generator | None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """Scalars (n,) in [-1, 1] and codes (n,); -1 for a label that was never seen."""
 

@@ -79,7 +79,7 @@ class DiscreteEncoding:
         return np.concatenate([self.label_counts, tail, null]).astype(np.int64)
 
     def encode(
-        self, values: pd.Series[Any], rng: np.random.Generator
+        self, values: pd.Series[Any], rng: np.random.Generator | None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """Codes of the labels; a label never seen belongs to the tail, or to nothing (-1)."""
         as_text = any(isinstance(label, str) for label in (*self.labels, *self.tail))

@@ -90,12 +90,12 @@ class Encoder:
         counts = [encoding.counts for encoding in self.encodings]
         return np.concatenate([*counts, np.empty(0)]).astype(np.float64)
 
-    def encode(self, table: pd.DataFrame, rng: np.random.Generator) -> Codes:
+    def encode(self, table: pd.DataFrame, rng: np.random.Generator | None) -> Codes:
         """Encode rows.
 
         Args:
             table: Rows with the schema's columns.
-            rng: Draws the modes.
+            rng: Draws the modes; if None, each is the likeliest, and decided by its row alone.
 
         Raises:
             SchemaError: A column is missing.

@@ -90,7 +90,7 @@ class NumericEncoding:
         return np.concatenate([self.mode_counts, self.atom_counts, null]).astype(np.int64)
 
     def encode(
-        self, values: pd.Series[Any], rng: np.random.Generator
+        self, values: pd.Series[Any], rng: np.random.Generator | None
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
         """Draw each value's mode by its responsibility, as CTGAN does; then its place in it."""
         given = numbers(self.column, values)
@@ -183,15 +183,18 @@ class NumericEncoding:
 
 
 def _place(
-    mixture: Mixture, values: Floats, rng: np.random.Generator
+    mixture: Mixture, values: Floats, rng: np.random.Generator | None
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Modes drawn by responsibility (n,), and positions within them (n,)."""
+    """Modes drawn by responsibility (n,), or the likeliest, and positions within them (n,)."""
     distance = (values[:, None] - mixture.means) / mixture.deviations
     log_density = np.log(mixture.weights / mixture.deviations) - 0.5 * distance**2
-    density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
-    cumulative = np.cumsum(density, axis=1)
-    drawn = rng.random(len(values)) * cumulative[:, -1]
-    modes = (cumulative <= drawn[:, None]).sum(axis=1).clip(max=len(mixture.means) - 1)
+    if rng is None:
+        modes = log_density.argmax(axis=1)
+    else:
+        density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
+        cumulative = np.cumsum(density, axis=1)
+        drawn = rng.random(len(values)) * cumulative[:, -1]
+        modes = (cumulative <= drawn[:, None]).sum(axis=1).clip(max=len(mixture.means) - 1)
     inside = np.take_along_axis(distance, modes[:, None], axis=1)[:, 0] / MODE_HALF_WIDTH
     return modes.astype(np.int32), np.clip(inside, -SCALAR_LIMIT, SCALAR_LIMIT).astype(np.float32)
 

@@ -99,7 +99,7 @@ def fit_encoder(
         request = Request("count", meta=asked, expects={"counts": ("int64", total)})
         replies = clients.require(request, "count its values")
         with _fitting():
-            answers = _sum_answers(replies, questions, private=promise.hides_records)
+            answers = _sum_answers(replies, questions, private=promise.is_private)
             if promise.is_private:
                 pooled.take(*_with_noise(answers, replies, schema, promise))
             else:

@@ -16,23 +16,27 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genesis.errors import ModelFileError, PlanError, PrivacyError
+from genesis.errors import ModelFileError, PrivacyError
 from genesis.federated.clients import read
 from genesis.federated.messages import Reply, Update
-from genesis.privacy.budget import Privacy, calibrated, rho_of
-from genesis.privacy.client_level import Adaptive, NoisyMean, check_meaningful
-from genesis.privacy.events import Event, Gaussian, SampledGaussian
-from genesis.privacy.ftrl import accounted_noise_multiplier, sensitivity, takes_part
+from genesis.privacy.budget import Privacy
+from genesis.privacy.client_level import (
+    Adaptive,
+    NoisyMean,
+    Rounds,
+    check_meaningful,
+    check_stated,
+    planned_counts,
+)
+from genesis.privacy.events import Event, repeated
+from genesis.privacy.ftrl import takes_part
 from genesis.privacy.ledger import Ledger
 from genesis.privacy.noise import Noise
 from genesis.privacy.report import client_report, record_report
 from genesis.schema import Schema
-from genesis.statistics import DISCRETE, planned_releases
 
 __all__ = ["RunPromise"]
 
-COUNTS = "counts of the columns"
-ROUNDS = "rounds of training"
 MOST_DEVIATION = 1e12  # of the noise that a client says it added
 PREFIX = "promise."  # of tensors in a checkpoint
 
@@ -54,8 +58,7 @@ class RunPromise:
     private_clients: set[str] = field(default_factory=set, init=False)
     ledger: Ledger = field(default_factory=Ledger, init=False)
     _mean: NoisyMean | None = field(default=None, init=False)
-    _rate: float = field(default=1.0, init=False)
-    _n_rounds: int = field(default=0, init=False)
+    _rounds: Rounds | None = field(default=None, init=False)
     _multiplier: float = field(default=0.0, init=False)
     _noise: Noise = field(default_factory=Noise, init=False)
     _tensors: dict[str, Tensor] = field(default_factory=dict, init=False)
@@ -125,15 +128,8 @@ class RunPromise:
         Raises:
             PlanError: The schema leaves something to be counted that one client can decide.
         """
-        if not self.hides_clients:
-            return
-        unknown = [c.name for c in schema if c.kind in DISCRETE and c.categories is None]
-        if unknown or not self.public_schema:
-            raise PlanError(
-                "client-level privacy needs a schema file that states all categories",
-                got=f"none of column '{unknown[0]}'" if unknown else "no schema",
-                do="write one with 'genesis schema', state the categories in it, and pass it",
-            )
+        if self.hides_clients:
+            check_stated(schema, public=self.public_schema)
 
     def noisy_counts(
         self, schema: Schema, answers: Sequence[npt.NDArray[np.int64]], weight: int
@@ -144,12 +140,10 @@ class RunPromise:
         change in the L2 norm too.
         """
         assert self.privacy is not None
-        releases = planned_releases(schema)
-        rho = rho_of(self.privacy.epsilon, self.privacy.delta)
-        multiplier = float(np.sqrt(releases / (2 * self.privacy.statistics * rho)))
+        planned = planned_counts(schema, self.privacy)
         if not self.ledger.events:
-            self._spend(Gaussian(multiplier, releases, COUNTS))
-        deviation = multiplier * weight
+            self._spend(planned)
+        deviation = planned.noise_multiplier * weight
         noisy = []
         for counts in answers:
             drawn = self._noise.normal(len(counts)).double().numpy() * deviation
@@ -172,35 +166,14 @@ class RunPromise:
             return
         assert self.privacy is not None
         promise = self.privacy
-        if promise.bands > n_rounds or promise.bands > clients:
-            raise PlanError(
-                "there are more bands than rounds or clients, so some would never take part",
-                got=f"{promise.bands} bands, {n_rounds} rounds and {clients} clients",
-                do="use fewer bands",
-            )
-        if promise.bands > 1 and fraction < 1:
-            raise PlanError(
-                "bands say who takes part, and so does client_fraction",
-                do="leave client_fraction out",
-            )
-        self._rate, self._n_rounds = fraction, n_rounds
-        planned: Gaussian | SampledGaussian
-        if fraction < 1:
-            planned = SampledGaussian(1.0, fraction, n_rounds, ROUNDS)
-        else:
-            planned = Gaussian(1.0, 1 if promise.bands > 1 else n_rounds, ROUNDS)
+        self._rounds = rounds = Rounds(clients, n_rounds, fraction, promise.bands)
         if not self._multiplier:  # a run that goes on has it
-            self._multiplier = calibrated(
-                self.ledger.events, planned, promise.epsilon, promise.delta
-            )
-            if promise.bands > 1:  # the accounted release is one, of all rounds
-                self._multiplier *= sensitivity(promise.bands, n_rounds)
-        expected = fraction * clients / promise.bands
-        check_meaningful(self._multiplier, parameters, expected, insist=promise.insist)
+            self._multiplier = rounds.noise_multiplier(self.ledger.events, promise)
+        check_meaningful(self._multiplier, parameters, rounds.expected, insist=promise.insist)
         self._mean = NoisyMean(
             self._multiplier,
             promise.max_grad_norm,
-            expected,
+            rounds.expected,
             bands=promise.bands,
             adaptive=Adaptive() if promise.adaptive_clip else None,
         )
@@ -219,12 +192,12 @@ class RunPromise:
         Who is sampled comes from the operating system, as noise does: it is what hides a client.
         """
         assert self._mean is not None
-        assert self.privacy is not None
-        names, bands = sorted(numbers), self.privacy.bands
+        assert self._rounds is not None
+        names, bands = sorted(numbers), self._rounds.bands
         if bands > 1:
             return [name for name in names if takes_part(numbers[name], self._mean.rounds, bands)]
         chances = self._noise.uniform(len(names)).tolist()
-        return [name for name, u in zip(names, chances, strict=True) if u < self._rate]
+        return [name for name, u in zip(names, chances, strict=True) if u < self._rounds.fraction]
 
     def combine(self, vector: Tensor, updates: Sequence[Update]) -> Tensor:
         """The private mean (P,) of clients' parameters, which started from vector (P,).
@@ -233,18 +206,13 @@ class RunPromise:
             PrivacyError: The promise does not allow another round.
         """
         assert self._mean is not None
-        assert self.privacy is not None
-        if self.privacy.bands == 1 and self._rate < 1:
-            self._spend(SampledGaussian(self._multiplier, self._rate, 1, ROUNDS))
-        elif self.privacy.bands == 1:
-            self._spend(Gaussian(self._multiplier, 1, ROUNDS))
+        assert self._rounds is not None
+        planned = self._rounds.event(self._multiplier)
+        if self._rounds.bands == 1:
+            self._spend(repeated(planned, 1))
         elif self._mean.rounds == 0:
-            # All planned rounds at once: their noise is one.
-            accounted = accounted_noise_multiplier(
-                self._multiplier, bands=self.privacy.bands, rounds=self._n_rounds
-            )
-            self._spend(Gaussian(accounted, 1, ROUNDS))
-        elif self._mean.rounds >= self._n_rounds:
+            self._spend(planned)  # all rounds at once: their noise is one
+        elif self._mean.rounds >= self._rounds.n_rounds:
             raise PrivacyError("more rounds than the promise of privacy has paid for")
         vectors = torch.empty(0, len(vector))
         if updates:

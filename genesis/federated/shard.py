@@ -460,6 +460,7 @@ class Shard:
                 assert self._next_control is not None
                 sent = torch.cat([sent, self._next_control - self._control])
             arrays["vector"] = sent.numpy()
+        self.losses = metrics
         if self._parts.folder is not None:
             # Before the server has the reply, so that it never knows more than this folder.
             self._keep_or_warn(request.round + 1)

@@ -31,7 +31,7 @@ def run_status(
     Returns:
         state ("waiting", "agreeing", "training", "finishing", "complete", "failed" or
         "interrupted"), reason, method, aggregation, version, round (rounds complete), n_rounds,
-        min_clients, seconds, seconds_left, epsilon (None without differential privacy),
+        min_clients, seconds, seconds_left, epsilon (what the plan promises, None without a promise),
         rows_per_second (rows trained on in the last round, with the epochs of the plan),
         bytes_received, bytes_sent; clients: client_id, state ("waiting", "working" or "absent"),
         last_seen (seconds ago), rows, task, rounds (in which it took part); and rounds: see
@@ -51,7 +51,7 @@ def run_status(
         "min_clients": plan.min_clients,
         "seconds": time.monotonic() - started,
         "seconds_left": _seconds_left(state, reports, plan.n_rounds),
-        "epsilon": None if federation.privacy is None else federation.privacy["epsilon"],
+        "epsilon": None if plan.promise is None else plan.promise.epsilon,
         "rows_per_second": _throughput(federation, reports),
         "bytes_received": hub.received,
         "bytes_sent": hub.sent,

@@ -27,7 +27,7 @@ from genesis.privacy.dp_sgd import PrivateSteps
 __all__ = ["Dense", "RecordGradients", "dense_shapes", "draw_dense", "set_clipped"]
 
 _ROUNDING = 16
-"""Units of the last place that a sum of products may be wrong by, relative to its terms."""
+"""How wrong a sum of products may be, in units of the last place of the squares in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +82,6 @@ class RecordGradients:
     x: Tensor
     biased: int = 1
 
-    def squared_norms(self) -> Tensor:
-        """(n,) squared norms, or a little more: see the module."""
-        limits = torch.finfo(self.dy.dtype)
-        # A square too small for its type must not hide a large factor beside it.
-        own_dy, own_x = (t.square().sum(2).clamp_min_(limits.tiny) for t in (self.dy, self.x))
-        own_x[: self.biased] += 1
-        squared = (own_dy * own_x).sum(0) * (1 + _ROUNDING * limits.eps)
-        for s, t in combinations(range(len(self.dy)), 2):
-            inner = (self.x[s] * self.x[t]).sum(1)
-            if t < self.biased:
-                inner += 1
-            squared += 2 * (self.dy[s] * self.dy[t]).sum(1) * inner
-        return squared
-
     def set_scaled_sum(self, factors: Tensor) -> None:
         """Write the sum of the records' gradients, each times its own of the factors (n,)."""
         scaled = self.dy.mul_(factors.unsqueeze(1))
@@ -117,7 +103,7 @@ def set_clipped(gradients: Sequence[RecordGradients], private: PrivateSteps, n: 
         private: Says what is clipped.
         n: Number of records; whatever comes after the first n counts nothing.
     """
-    squared = torch.stack([gradient.squared_norms() for gradient in gradients]).sum(0)
+    squared = _squared_norms(gradients)
     broken = ~squared.isfinite()
     if broken.any():
         for gradient in gradients:
@@ -126,6 +112,28 @@ def set_clipped(gradients: Sequence[RecordGradients], private: PrivateSteps, n: 
     factors[:n] = private.factors(squared[:n])
     for gradient in gradients:
         gradient.set_scaled_sum(factors)
+
+
+def _squared_norms(gradients: Sequence[RecordGradients]) -> Tensor:
+    """(n,) squared norms over all layers, or a little more: see the module."""
+    limits = torch.finfo(gradients[0].dy.dtype)
+    # (terms of all layers, n). A square too small for its type must not hide a large factor.
+    own_dy, own_x = (
+        torch.cat([torch.linalg.vector_norm(t, dim=2) for t in of_layers]).square_()
+        for of_layers in ([g.dy for g in gradients], [g.x for g in gradients])
+    )
+    biased = [float(term < g.biased) for g in gradients for term in range(len(g.dy))]
+    own_x += own_x.new_tensor(biased).unsqueeze(1)
+    squared = (own_dy.clamp_min_(limits.tiny) * own_x.clamp_min_(limits.tiny)).sum(0)
+    squared *= 1 + _ROUNDING * limits.eps
+    for gradient in gradients:
+        dy, x = gradient.dy, gradient.x
+        for s, t in combinations(range(len(dy)), 2):
+            inner = (x[s] * x[t]).sum(1)
+            if t < gradient.biased:
+                inner += 1
+            squared += 2 * (dy[s] * dy[t]).sum(1) * inner
+    return squared
 
 
 def dense_shapes(name: str, inputs: int, outputs: int) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,7 @@ from genesis.models.blocks import Blocks
 
 __all__ = ["TrainingRows", "padded"]
 
-_MULTIPLE = 32
+_MULTIPLE = 16
 """Sizes of padded batches are multiples of it."""
 
 
@@ -54,7 +54,7 @@ class TrainingRows:
 
 
 def padded(rows: Tensor) -> Tensor:
-    """Row numbers (n,), at least one, and then some of them again, up to a multiple of 32.
+    """Row numbers (n,), at least one, and then some of them again, up to a multiple of 16.
 
     For batches whose size is random: products of a shape that is new cost as much again, since
     oneDNN makes a kernel for each. The rows that come again must count nothing.

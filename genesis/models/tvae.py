@@ -30,7 +30,7 @@ from genesis.models.config import device_choice, flag, number, option, parse, wh
 from genesis.models.dense import Dense, RecordGradients, dense_shapes, draw_dense, set_clipped
 from genesis.models.flat import CALIBRATION_ROWS, REFERENCE_SEED, Drawer, FlatModel, Scorer, seeded
 from genesis.models.parameters import ParameterLayout
-from genesis.models.rows import TrainingRows
+from genesis.models.rows import TrainingRows, padded
 from genesis.privacy.dp_sgd import PrivateSteps
 
 __all__ = ["TVAE", "TVAEConfig"]

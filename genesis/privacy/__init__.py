@@ -9,8 +9,10 @@ Read `budget` first (what is promised), then `guard` (what stands between a tabl
     guard         writes releases down, then makes them
     histograms    counts and labels with noise
     dp_sgd        steps of training with noise
+    opacus_steps  the same, where Opacus computes the gradients
     client_level  updates of clients with noise
     ftrl          the same, correlated over rounds
     report        what is told of it
+    one_table     a table and its guard, from the schema to the statistics
     noise         where all of it comes from
 """

@@ -27,10 +27,10 @@ from genesis.privacy.events import (
 
 __all__ = ["epsilon", "epsilon_prv", "epsilon_rdp"]
 
-_INTERVALS = (1e-4, 1e-3, 1e-2)
-"""Grids of the privacy loss, the finest first; a loss that spans too many steps takes the next."""
+_STEPS = 2_500
+"""Steps of the grid that the loss of one release reaches over: more of them claim less, by less
+than 0.5 % here, and take longer."""
 
-_MOST_STEPS = 25_000
 _TAIL = 1e-15
 """Chance of noise so large that it is counted as if all were lost."""
 
@@ -113,17 +113,20 @@ def _flat(events: Sequence[Event]) -> list[Event]:
 
 @lru_cache(maxsize=4096)
 def _epsilon(events: tuple[Event, ...], delta: float) -> float:
-    """ε of events that are all different, on the finest grid that they fit on."""
-    for interval in _INTERVALS:
-        if _span(events) / interval <= _MOST_STEPS:
-            break
+    """ε of events that are all different, on a grid that suits them."""
+    interval = _rounded(_span(events) / _STEPS)
     composed = None
     for event in events:
         loss = _loss(event, interval)
-        loss = loss.self_compose(times(event)) if times(event) > 1 else loss
         composed = loss if composed is None else composed.compose(loss)
     assert composed is not None
     return float(composed.get_epsilon_for_delta(delta))
+
+
+def _rounded(value: float) -> float:
+    """1, 2 or 5 times a power of ten, so that like releases share a grid and what is cached."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(step * power for step in (5.0, 2.0, 1.0) if step * power <= value * (1 + 1e-9))
 
 
 def _span(events: Sequence[Event]) -> float:
@@ -139,7 +142,15 @@ def _span(events: Sequence[Event]) -> float:
     return reach
 
 
+@lru_cache(maxsize=512)
 def _loss(event: Event, interval: float) -> Any:
+    """The privacy loss distribution of all releases of an event."""
+    loss = _single_loss(repeated(event, 1), interval)
+    return loss.self_compose(times(event)) if times(event) > 1 else loss
+
+
+@lru_cache(maxsize=512)
+def _single_loss(event: Event, interval: float) -> Any:
     """The privacy loss distribution of one release."""
     from dp_accounting.pld import common, privacy_loss_distribution
 
@@ -170,7 +181,6 @@ def _loss(event: Event, interval: float) -> Any:
     raise PrivacyError("a release that nothing can account for", got=repr(event))
 
 
-@lru_cache(maxsize=256)
 def _skellam_loss(deviation: float, interval: float) -> Any:
     """The loss between Skellam noise and the same moved by one: one count, changed by one unit.
 

@@ -26,7 +26,7 @@ ASSUMED_PUBLIC = {
 """What a promise takes for public, with and without a schema of the operator's."""
 
 LARGEST_EPSILON = 100.0  # beyond, a promise is none
-PRECISION = 1e-3  # relative, of a noise multiplier
+PRECISION = 1e-3  # relative, of ε and of a noise multiplier
 STRIDE = 1.3  # from one guess of it to the next
 LEAST_NOISE, MOST_NOISE = 0.2, 1e6
 
@@ -213,7 +213,7 @@ def calibrated(
 ) -> float:
     """The least noise multiplier with which planned releases stay within a target.
 
-    By bisection on the joint cost of what was released and what is planned, so that the target is
+    By root finding on the joint cost of what was released and what is planned, so that the target is
     met and never passed.
 
     Args:
@@ -226,13 +226,16 @@ def calibrated(
         PrivacyError: No noise is enough: what was released costs more already.
     """
 
-    def cost(multiplier: float) -> float:
+    def excess(multiplier: float) -> float:
+        """ln ε - ln target."""
         event = dataclasses.replace(planned, noise_multiplier=multiplier)
-        return epsilon((*spent, event), delta)
+        return math.log(max(epsilon((*spent, event), delta), 1e-300) / epsilon_target)
 
     high = _guess(planned, rho_of(epsilon_target, delta))
-    while cost(high) > epsilon_target:
+    above = excess(high)
+    while above > 0:
         high *= STRIDE
+        above = excess(high)
         if high > MOST_NOISE:
             raise PrivacyError(
                 "no noise is enough to keep the promise",
@@ -240,16 +243,20 @@ def calibrated(
                 do="promise a larger epsilon, or train fewer steps",
             )
     low = high / STRIDE
-    while cost(low) <= epsilon_target:
-        low, high = low / STRIDE, low
+    while (below := excess(low)) <= 0:
+        low, high, above = low / STRIDE, low, below
         if high < LEAST_NOISE:
             return high
-    while high - low > PRECISION * high:
-        middle = math.sqrt(low * high)
-        if cost(middle) > epsilon_target:
-            low = middle
+    # In logarithms ε is almost a line of the noise: a few steps of the false position, each a
+    # little on the safe side, and bisection where that is slow.
+    while above < -PRECISION and high / low > 1 + PRECISION:
+        share = (below + PRECISION / 2) / (below - above)
+        middle = low * (high / low) ** min(max(share, 0.1), 0.9)
+        found = excess(middle)
+        if found > 0:
+            low, below = middle, found
         else:
-            high = middle
+            high, above = middle, found
     return high
 
 

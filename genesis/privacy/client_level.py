@@ -20,20 +20,125 @@ import torch
 from torch import Tensor
 
 from genesis.errors import ModelFileError, PlanError
-from genesis.privacy.ftrl import BandedNoise, accounted_noise_multiplier
+from genesis.privacy.budget import Privacy, calibrated, rho_of
+from genesis.privacy.events import Event, Gaussian, SampledGaussian
+from genesis.privacy.ftrl import BandedNoise, accounted_noise_multiplier, sensitivity
 from genesis.privacy.noise import Noise
+from genesis.schema import Schema
+from genesis.statistics import DISCRETE, planned_releases
 
 __all__ = [
+    "COUNTS",
+    "ROUNDS",
     "Adaptive",
     "NoisyMean",
+    "Rounds",
     "check_meaningful",
+    "check_stated",
     "clipped",
     "noise_to_signal",
+    "planned_counts",
     "skellam_share",
 ]
 
+COUNTS = "counts of the columns"
+ROUNDS = "rounds of training"
+"""What releases are for, in the ledger."""
+
 MOST_NOISE = 3.0
 """Noise over the largest possible mean change, beyond which there is nothing to learn from."""
+
+
+def check_stated(schema: Schema, *, public: bool) -> None:
+    """Make sure that whole clients can be hidden in the statistics of a schema.
+
+    Args:
+        schema: What the columns are.
+        public: Whether the operator stated it.
+
+    Raises:
+        PlanError: The schema leaves something to be counted that one client can decide.
+    """
+    unknown = [c.name for c in schema if c.kind in DISCRETE and c.categories is None]
+    if unknown or not public:
+        raise PlanError(
+            "client-level privacy needs a schema file that states all categories",
+            got=f"none of column '{unknown[0]}'" if unknown else "no schema",
+            do="write one with 'genesis schema', state the categories in it, and pass it",
+        )
+
+
+def planned_counts(schema: Schema, privacy: Privacy) -> Gaussian:
+    """The counts of a schema's columns, with the noise that a promise leaves for them.
+
+    d vectors, of each of which one client changes as much as all of its rows, cost d / 2σ² of
+    zero-concentrated differential privacy.
+    """
+    releases = planned_releases(schema)
+    rho = rho_of(privacy.epsilon, privacy.delta)
+    return Gaussian(math.sqrt(releases / (2 * privacy.statistics * rho)), releases, COUNTS)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of a whole run, in which a promise hides clients.
+
+    Args:
+        clients: K, number of clients.
+        n_rounds: Rounds of the plan.
+        fraction: Share of the clients in a round, in (0, 1]: the chance of each.
+        bands: Groups that take turns, of correlated noise.
+
+    Raises:
+        PlanError: Some clients would never take part, or two choices say who does.
+    """
+
+    clients: int
+    n_rounds: int
+    fraction: float = 1.0
+    bands: int = 1
+
+    def __post_init__(self) -> None:
+        if self.bands > self.n_rounds or self.bands > self.clients:
+            raise PlanError(
+                "there are more bands than rounds or clients, so some would never take part",
+                got=f"{self.bands} bands, {self.n_rounds} rounds and {self.clients} clients",
+                do="use fewer bands",
+            )
+        if self.bands > 1 and self.fraction < 1:
+            raise PlanError(
+                "bands say who takes part, and so does client_fraction",
+                do="leave client_fraction out",
+            )
+
+    @property
+    def expected(self) -> float:
+        """Clients expected in a round."""
+        return self.fraction * self.clients / self.bands
+
+    def noise_multiplier(self, spent: tuple[Event, ...], privacy: Privacy) -> float:
+        """σ of a round, for which all of them stay within a promise.
+
+        Args:
+            spent: What was released before.
+            privacy: The promise.
+
+        Raises:
+            PrivacyError: It leaves no room for them.
+        """
+        found = calibrated(spent, self.event(1.0), privacy.epsilon, privacy.delta)
+        return found * sensitivity(self.bands, self.n_rounds) if self.bands > 1 else found
+
+    def event(self, noise_multiplier: float) -> Gaussian | SampledGaussian:
+        """What all rounds release together, with σ in each: correlated noise makes them one."""
+        if self.bands > 1:
+            accounted = accounted_noise_multiplier(
+                noise_multiplier, bands=self.bands, rounds=self.n_rounds
+            )
+            return Gaussian(accounted, 1, ROUNDS)
+        if self.fraction < 1:
+            return SampledGaussian(noise_multiplier, self.fraction, self.n_rounds, ROUNDS)
+        return Gaussian(noise_multiplier, self.n_rounds, ROUNDS)
 
 
 def clipped(changes: Tensor, max_norm: float) -> Tensor:

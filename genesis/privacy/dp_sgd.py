@@ -12,6 +12,7 @@ closed form; this file has the rest.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -46,8 +47,19 @@ class PrivateSteps:
         """The records of one batch: ascending numbers below n, as many as came out.
 
         Poisson sampling: what the accounting assumes. Which records came is as secret as the noise.
+        Drawn are the gaps between those that come, so that others cost nothing. A gap is more than
+        k with chance (1 - q)^k, as is ⌈ln(1 - u) / ln(1 - q)⌉ for u uniform in [0, 1).
         """
-        return torch.nonzero(self.noise.uniform(n) < self.sample_rate).squeeze(1).to(device)
+        expected = self.sample_rate * n
+        stay = torch.tensor(-self.sample_rate, dtype=torch.float64).log1p()
+        last, parts = torch.tensor(-1.0, dtype=torch.float64), []
+        while last < n:
+            u = self.noise.uniform(int(expected + 6 * math.sqrt(expected)) + 8)
+            gaps = (u.neg().log1p() / stay).ceil().clamp_min(1)
+            parts.append(gaps.cumsum(0) + last)
+            last = parts[-1][-1]
+        records = torch.cat(parts)
+        return records[records < n].long().to(device)
 
     def entries(self, n: int, device: torch.device) -> Tensor:
         """For each of n records, which entry of a pool of B it takes: (n,) numbers below B.

@@ -21,7 +21,14 @@ from genesis.errors import PrivacyError
 from genesis.privacy.noise import Noise
 from genesis.values import Label
 
-__all__ = ["check_disjoint", "denoised", "noisy_counts", "occupied", "released_labels"]
+__all__ = [
+    "check_disjoint",
+    "denoised",
+    "label_threshold",
+    "noisy_counts",
+    "occupied",
+    "released_labels",
+]
 
 Integers = npt.NDArray[np.int64]
 
@@ -77,14 +84,21 @@ def noisy_counts(counts: Integers, deviation: float, noise: Noise) -> Integers:
     return counts.astype(np.int64) + noise.skellam(len(counts), deviation**2)
 
 
+def label_threshold(deviation: float, delta: float) -> float:
+    """What the noisy count of a label must exceed: 1 + deviation Φ⁻¹(1 - delta).
+
+    Then a label that a single row has is released with chance delta (Korolova et al. 2009, with
+    Gaussian noise).
+    """
+    return 1 + deviation * NormalDist().inv_cdf(1 - delta)
+
+
 def released_labels(
     labels: Sequence[Label], counts: Integers, deviation: float, delta: float, noise: Noise
 ) -> list[Label]:
     """The labels that enough rows have for their existence to be no secret.
 
-    A label is released if its count and N(0, deviation²) exceed 1 + deviation Φ⁻¹(1 - delta), so
-    that one that a single row has is released with chance delta (Korolova et al. 2009, with
-    Gaussian noise).
+    A label is released if its count and N(0, deviation²) exceed `label_threshold`.
 
     Args:
         labels: The labels of a column that occur, in any order.
@@ -96,7 +110,7 @@ def released_labels(
     Returns:
         Labels, sorted: their order tells nothing.
     """
-    threshold = 1 + deviation * NormalDist().inv_cdf(1 - delta)
+    threshold = label_threshold(deviation, delta)
     drawn = noise.normal(len(labels)).numpy().astype(np.float64)
     passed = counts + deviation * drawn > threshold
     return sorted_labels(label for label, kept in zip(labels, passed, strict=True) if kept)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,8 @@ from typing import Any
 from genesis.errors import DataError, PrivacyError
 from genesis.privacy.accounting import epsilon
 from genesis.privacy.events import Event, event_from_dict, event_to_dict, repeated, times
-from genesis.tables import write_private
 
-__all__ = ["Ledger", "LedgerFile"]
+__all__ = ["Ledger", "LedgerFile", "read_ledger"]
 
 VERSION = 1
 LOCK_SECONDS = 60.0  # that another program may take to write one line
@@ -35,6 +35,14 @@ class Ledger:
         if self.events and (joined := _joined(self.events[-1], event)) is not None:
             return Ledger((*self.events[:-1], joined))
         return Ledger((*self.events, event))
+
+    def is_within(self, other: Ledger) -> bool:
+        """Whether it is a beginning of another ledger, which then costs no less."""
+        if len(self.events) > len(other.events):
+            return False
+        pairs = list(zip(self.events, other.events, strict=False))
+        same = all(repeated(mine, 1) == repeated(others, 1) for mine, others in pairs)
+        return same and all(times(mine) <= times(others) for mine, others in pairs)
 
     def epsilon(self, delta: float) -> float:
         """What all of it costs; see `accounting.epsilon`."""
@@ -156,24 +164,14 @@ class LedgerFile:
     def _read(self) -> dict[str, Any]:
         """What the file says; nothing if there is none."""
         try:
-            text = self.path.read_text(encoding="utf-8")
+            return read_ledger(self.path)
         except FileNotFoundError:
             return {}
-        except (OSError, UnicodeDecodeError) as error:
-            raise PrivacyError(f"the ledger {self.path} cannot be read", do=_MEND) from error
-        try:
-            known = json.loads(text)
-            if known["version"] != VERSION:
-                raise PrivacyError(
-                    f"the ledger {self.path} is of another version", do="update Genesis"
-                )
-            _ledger(known["releases"], None)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise PrivacyError(f"the ledger {self.path} is damaged", do=_MEND) from error
-        return dict(known)
 
     def _write(self, releases: Sequence[Mapping[str, Any]]) -> None:
         """Replace the file."""
+        from genesis.tables import write_private  # here, because it brings pandas
+
         values = {
             "version": VERSION,
             "unit": "record",
@@ -185,6 +183,37 @@ class LedgerFile:
 
 
 _MEND = "bring the last good copy back: without it nobody knows what was spent"
+
+
+def read_ledger(path: Path) -> dict[str, Any]:
+    """What a ledger's file says. Nothing is written, and nobody is kept out.
+
+    Returns:
+        "budget": ε or None, "delta", and "releases": each of a "run", and its "event".
+
+    Raises:
+        PrivacyError: It is damaged, or of another version.
+        FileNotFoundError: There is none.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise PrivacyError(f"the ledger {path} cannot be read", do=_MEND) from error
+    try:
+        known = json.loads(text)
+        if known["version"] != VERSION:
+            raise PrivacyError(f"the ledger {path} is of another version", do="update Genesis")
+        budget, delta = known["budget"], known["delta"]
+        if not (0 < delta < 1 and (budget is None or 0 < budget < math.inf)):
+            raise ValueError("no budget")
+        if not all(isinstance(each["run"], str) for each in known["releases"]):
+            raise ValueError("no name of a run")
+        _ledger(known["releases"], None)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise PrivacyError(f"the ledger {path} is damaged", do=_MEND) from error
+    return dict(known)
 
 
 def _ledger(releases: Sequence[Mapping[str, Any]], run: str | None) -> Ledger:

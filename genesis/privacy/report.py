@@ -7,7 +7,7 @@ it is about the rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +15,7 @@ from genesis.errors import PrivacyError
 from genesis.privacy.budget import ASSUMED_PUBLIC, Privacy
 from genesis.privacy.ledger import Ledger
 
-__all__ = ["client_report", "in_words", "record_report", "spent_epsilon"]
+__all__ = ["client_report", "in_words", "recomputed", "record_report", "spent_epsilon"]
 
 RELATION = "add or remove one {unit}"
 PROTECTS = {
@@ -49,12 +49,8 @@ def record_report(
     """
     told = {name: _of_client(spent[name]) for name in sorted(spent)}
     unprotected = sorted(set(clients) - set(told))
-    epsilons = [each["epsilon"] for each in told.values()]
-    deltas = [each["delta"] for each in told.values()]
-    together = sum if overlap == "overlapping" else max
     return {
-        "epsilon": None if unprotected or not told else float(together(epsilons)),
-        "delta": None if unprotected or not told else float(together(deltas)),
+        **_together(told.values(), overlap, unprotected),
         "unit": "record",
         "neighbouring": RELATION.format(unit="record"),
         "trust": "local",
@@ -91,24 +87,67 @@ def client_report(privacy: Privacy, ledger: Ledger, *, clients: int) -> dict[str
 
 
 def spent_epsilon(report: Mapping[str, Any]) -> float | None:
-    """ε of a report, computed again from the ledgers in it.
+    """ε of a report, computed again from the ledgers in it; see `recomputed`."""
+    found: float | None = recomputed(report)["epsilon"]
+    return found
+
+
+def recomputed(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report with ε and δ, those of every client and mechanism too, as its ledgers have them.
 
     Raises:
-        PrivacyError: A ledger holds what cannot be accounted for, or costs more than is claimed.
+        PrivacyError: A ledger holds what cannot be accounted for, or costs more than is claimed; or
+            the report is damaged.
     """
+    try:
+        again = _again(report)
+        _check_claim(report, again)
+        for name, client in report.get("clients", {}).items():
+            _check_claim(client, again["clients"][name])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise PrivacyError("the model's account of its privacy is damaged") from error
+    return again
+
+
+def _again(report: Mapping[str, Any]) -> dict[str, Any]:
+    """A report made anew of the ledgers in it."""
     if report["unit"] == "client":
-        found: float | None = Ledger.from_list(report["ledger"]).epsilon(report["delta"])
-    else:
-        each = [_of_client(client)["epsilon"] for client in report["clients"].values()]
-        together = sum if report["overlap"] == "overlapping" else max
-        found = None if report["unprotected"] or not each else float(together(each))
-    claimed = report["epsilon"]
-    if claimed is not None and (found is None or found > claimed * (1 + 1e-9)):
-        raise PrivacyError(
-            "the model claims more privacy than its ledger shows",
-            got=f"ε = {claimed:.4g} claimed and {found if found is None else f'{found:.4g}'} spent",
-        )
-    return found
+        ledger, delta = Ledger.from_list(report["ledger"]), report["delta"]
+        return {**report, "epsilon": ledger.epsilon(delta), "mechanisms": ledger.split(delta)}
+    if report["unit"] != "record":
+        raise ValueError("unknown unit")
+    told = {name: _of_client(client) for name, client in report["clients"].items()}
+    total = _together(told.values(), report["overlap"], report["unprotected"])
+    return {**report, **total, "clients": told}
+
+
+def _together(
+    told: Collection[Mapping[str, Any]], overlap: str, unprotected: Sequence[str]
+) -> dict[str, float | None]:
+    """ε and δ of a person who is at one of some clients, or can be at all of them."""
+    if unprotected or not told:
+        return {"epsilon": None, "delta": None}
+    if overlap not in ("overlapping", "disjoint"):
+        raise ValueError("unknown overlap")
+    together = sum if overlap == "overlapping" else max
+    return {key: float(together([each[key] for each in told])) for key in ("epsilon", "delta")}
+
+
+def _check_claim(claimed: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Refuse a claim of more than was kept.
+
+    Raises:
+        PrivacyError: It is one.
+    """
+    for name, letter in (("epsilon", "ε"), ("delta", "δ")):
+        said, is_so = claimed[name], found[name]
+        if said is not None and (is_so is None or not is_so <= said * (1 + 1e-9)):
+            shown = "none" if is_so is None else f"{is_so:.4g}"
+            raise PrivacyError(
+                "the model claims more privacy than its ledger shows",
+                got=f"{letter} = {said:.4g} claimed and {shown} spent",
+                do="do not rely on it; train it again",
+            )
 
 
 def accountant() -> str:

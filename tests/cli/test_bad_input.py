@@ -152,7 +152,7 @@ FIT = ["fit", "north.csv", "--output", "out.model", *SMALL]
         ([*SIMULATE, "--plan", "none.toml"], "the plan none.toml cannot be read"),
         ([*SIMULATE, "--rounds", "0"], "n_rounds must be a whole number of at least 1"),
         ([*SIMULATE, "--rows", "-1"], "the number of rows must be"),
-        ([*SIMULATE, "--epsilon", "1"], "differential privacy is not available"),
+        ([*SIMULATE, "--epsilon", "0"], "epsilon of differential privacy must be a number above 0"),
         ([*SIMULATE, "--secure-aggregation", "masking"], "secure aggregation is not available"),
         ([*SIMULATE, "--checkpoint", "none/saved"], "cannot write none/saved; got no such folder"),
         ([*SIMULATE, "--checkpoint", "saved", "--resume"], "saved"),

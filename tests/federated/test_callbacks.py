@@ -47,6 +47,7 @@ class FakeRun:
     def __init__(self, n_rounds: int = 3) -> None:
         self.n_rounds = n_rounds
         self.stopped: str | None = None
+        self.private = False
         self.checkpoints: list[tuple[Path, int]] = []
         self.reports: list[RoundReport] = []
 

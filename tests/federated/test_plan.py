@@ -34,7 +34,7 @@ from genesis.federated.plan import Plan
         ({"learning_rate": "fast"}, "learning_rate must be a number"),
         ({"aggregation": "scaffold", "synchronize": "generator"}, "scaffold"),
         ({"aggregation": "scaffold", "sync_every": 2}, "scaffold"),
-        ({"privacy": {"differential_privacy": {"epsilon": 1.0}}}, "not available"),
+        ({"privacy": {"differential_privacy": {"delta": 1e-5}}}, "needs an epsilon"),
         ({"secure_aggregation": True}, "not available"),
         ({"encryption": "paillier"}, "not available"),
     ],

@@ -285,7 +285,7 @@ def test_updates_are_clipped(per_layer: bool) -> None:
     before = Federation(Plan("ctgan", QUICK, n_rounds=1, seed=0), federation.transport)
     before.encoder = federation.encoder
     before._clients = federation.clients
-    ask_labels(before.clients, federation.encoder.schema)
+    ask_labels(before.clients, federation.encoder.schema, before.promise)
     before._prepare()
     assert before.state is not None
     change = federation.state.vector - before.state.vector

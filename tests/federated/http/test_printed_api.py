@@ -249,7 +249,7 @@ REFUSED: list[Callable[[], object]] = [
     lambda: FederatedServer(
         host="0.0.0.0", port=8000, secure_aggregation=True, encryption="paillier"
     ),
-    lambda: _client(privacy={"differential_privacy": {"epsilon": 1.0}}),
+    lambda: _client(privacy={"differential_privacy": {"epsilon": -1.0}}),
     lambda: _client(clip_per_layer=True),
     lambda: _client(max_grad_norm=0),
     lambda: _client(compression="rar"),

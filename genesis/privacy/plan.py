@@ -1,0 +1,380 @@
+"""What a promise would cost in noise, before any row is read.
+
+Everything is computed by what computes it in a run: `guard.Statistics` and `guard.Training` where
+records are hidden, `client_level.planned_counts` and `client_level.Rounds` where whole clients are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from genesis.errors import PlanError, PrivacyError
+from genesis.privacy.budget import LARGEST_EPSILON, Privacy
+from genesis.privacy.client_level import (
+    MOST_NOISE,
+    Adaptive,
+    Rounds,
+    check_meaningful,
+    check_stated,
+    noise_to_signal,
+    planned_counts,
+)
+from genesis.privacy.events import Event
+from genesis.privacy.guard import Statistics, Training
+from genesis.privacy.histograms import label_threshold
+from genesis.privacy.ledger import Ledger
+from genesis.schema import Column, Kind, Schema
+from genesis.statistics import DISCRETE, NUMERIC
+
+__all__ = ["Change", "PlannedRun", "PrivacyPlan", "plan"]
+
+WORTH = 0.98  # what a change must bring the noise down to, at least, to be worth telling
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run that somebody has in mind.
+
+    Args:
+        privacy: What it promises.
+        schema: Its columns.
+        rows: Rows of all clients together, divided evenly; at least 1.
+        parameters: Numbers in the model.
+        private_parameters: Numbers of it that private steps on the rows change.
+        clients: Tables.
+        n_rounds: Rounds of training.
+        epochs: Passes of each client over its rows in a round.
+        batch_size: Rows of a step.
+        client_fraction: Share of the clients in a round.
+        public_schema: Whether the schema is stated by the operator, and not inferred.
+
+    Raises:
+        PlanError: There are fewer rows than clients, or no clients.
+    """
+
+    privacy: Privacy
+    schema: Schema
+    rows: int
+    parameters: int
+    private_parameters: int
+    clients: int = 1
+    n_rounds: int = 1
+    epochs: int = 1
+    batch_size: int = 500
+    client_fraction: float = 1.0
+    public_schema: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.clients <= self.rows:
+            raise PlanError(
+                "every client needs a row, and a run a client",
+                got=f"{self.clients} clients and {self.rows} rows",
+                do="plan for fewer clients, or more rows",
+            )
+
+    @cached_property
+    def rows_each(self) -> int:
+        """Rows of a client."""
+        return self.rows // self.clients
+
+
+@dataclass(frozen=True)
+class Change:
+    """What would come of a change in a plan.
+
+    Args:
+        what: The change, in words.
+        noise_to_signal: As in `PrivacyPlan`, after it.
+        frequency_error: The same.
+    """
+
+    what: str
+    noise_to_signal: float
+    frequency_error: float
+
+
+@dataclass(frozen=True)
+class PrivacyPlan:
+    """How much noise a run would have.
+
+    Args:
+        unit: What is hidden: a "record" or a "client".
+        epsilon: ε of the whole run, by the accountant; within the promise.
+        delta: δ of it.
+        mechanisms: Purpose -> ε of it alone. They add up to more than they cost together.
+        shares: Purpose -> its share of the budget. Costs of noise add up about like squares of ε.
+        releases: Vectors of counts that are released with noise.
+        deviation: Standard deviation of a client's noise in every count, in rows; None where the
+            server adds the noise.
+        sum_deviation: The same in the sum over the clients: in rows, or in clients where those are
+            hidden.
+        frequency_error: Mean absolute error of the share of rows that have some value, in percent
+            points.
+        label_threshold: Rows of one client that a label needs to be known at all, about; None where
+            all labels are public.
+        batch_size: Rows expected in a step; None where whole clients are hidden.
+        sample_rate: Chance of a row to be in a step, or of a client to be in a round.
+        steps: Steps, or rounds, in the whole run.
+        noise_multiplier: σ, noise of a step over the most that one unit changes.
+        noise_to_signal: Norm of a step's noise over the largest that its mean gradient can have; of
+            a round's and its mean change where clients are hidden.
+        clients_needed: Clients from which on whole ones could be hidden; None for a single table.
+        refused: Why the run would not begin, or None.
+        changes: What would make the noise less, the best for training first.
+    """
+
+    unit: str
+    epsilon: float
+    delta: float
+    mechanisms: Mapping[str, float]
+    shares: Mapping[str, float]
+    releases: int
+    deviation: float | None
+    sum_deviation: float
+    frequency_error: float
+    label_threshold: float | None
+    batch_size: int | None
+    sample_rate: float
+    steps: int
+    noise_multiplier: float
+    noise_to_signal: float
+    clients_needed: int | None = None
+    refused: str | None = None
+    changes: tuple[Change, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**dataclasses.asdict(self), "changes": [vars(each) for each in self.changes]}
+
+
+def plan(run: PlannedRun) -> PrivacyPlan:
+    """How much noise a run would have, and what would make it less.
+
+    Raises:
+        PlanError: Its choices contradict each other.
+        PrivacyError: The promise leaves no room for training.
+    """
+    found = _planned(run)
+    changes = []
+    for what, other in _alternatives(run):
+        try:
+            after = _planned(other)
+        except (PlanError, PrivacyError):
+            continue
+        change = Change(what, after.noise_to_signal, after.frequency_error)
+        if (
+            change.noise_to_signal < WORTH * found.noise_to_signal
+            or change.frequency_error < WORTH * found.frequency_error
+        ):
+            changes.append(change)
+    return replace(
+        found,
+        clients_needed=_clients_needed(run),
+        changes=tuple(sorted(changes, key=lambda change: change.noise_to_signal)),
+    )
+
+
+def _planned(run: PlannedRun) -> PrivacyPlan:
+    """The plan alone."""
+    return _of_clients(run) if run.privacy.unit == "client" else _of_records(run)
+
+
+def _of_records(run: PlannedRun) -> PrivacyPlan:
+    """Every client adds its own noise, and the sum over K of them has √K times as much."""
+    promise = run.privacy.among(run.clients)
+    statistics = Statistics.planned(run.schema, promise)
+    epochs = run.n_rounds * run.epochs
+    training = Training.planned(
+        statistics.events, promise, rows=run.rows_each, batch_size=run.batch_size, epochs=epochs
+    )
+    in_sum = statistics.deviation * math.sqrt(run.clients)
+    threshold = None
+    if statistics.label_sets:
+        threshold = label_threshold(statistics.label_deviation, statistics.label_delta)
+    # Of a person who may be at every client, all clients' promises together.
+    times = run.clients if run.privacy.overlap == "overlapping" else 1
+    ledger = Ledger((*statistics.events, training.event(epochs)))
+    return PrivacyPlan(
+        unit="record",
+        epsilon=ledger.epsilon(promise.delta) * times,
+        delta=promise.delta * times,
+        mechanisms=(mechanisms := ledger.split(promise.delta)),
+        shares=_shares(mechanisms),
+        releases=statistics.releases,
+        deviation=statistics.deviation,
+        sum_deviation=in_sum,
+        frequency_error=_frequency_error(in_sum, run.rows),
+        label_threshold=threshold,
+        batch_size=training.batch_size,
+        sample_rate=training.sample_rate,
+        steps=training.steps * epochs,
+        noise_multiplier=training.noise_multiplier,
+        noise_to_signal=noise_to_signal(
+            training.noise_multiplier, run.private_parameters, training.batch_size
+        ),
+    )
+
+
+def _of_clients(run: PlannedRun) -> PrivacyPlan:
+    """The server adds the noise, once for all; every client counts as one."""
+    counts = planned_counts(run.schema, run.privacy)
+    rounds, multiplier = _rounds(run, run.privacy, counts)
+    ledger = Ledger((counts, rounds.event(multiplier)))
+    return PrivacyPlan(
+        unit="client",
+        epsilon=ledger.epsilon(run.privacy.delta),
+        delta=run.privacy.delta,
+        mechanisms=(mechanisms := ledger.split(run.privacy.delta)),
+        shares=_shares(mechanisms),
+        releases=counts.count,
+        deviation=None,
+        sum_deviation=counts.noise_multiplier,
+        frequency_error=_frequency_error(counts.noise_multiplier, run.clients),
+        label_threshold=None,
+        batch_size=None,
+        sample_rate=rounds.fraction / rounds.bands,
+        steps=rounds.n_rounds,
+        noise_multiplier=multiplier,
+        noise_to_signal=noise_to_signal(multiplier, run.parameters, rounds.expected),
+        refused=_refusal(run, rounds, multiplier),
+    )
+
+
+def _rounds(run: PlannedRun, privacy: Privacy, counts: Event) -> tuple[Rounds, float]:
+    """The rounds of a run that hides clients, and σ of each."""
+    rounds = Rounds(run.clients, run.n_rounds, run.client_fraction, privacy.bands)
+    return rounds, rounds.noise_multiplier((counts,), privacy)
+
+
+def _refusal(run: PlannedRun, rounds: Rounds, multiplier: float) -> str | None:
+    """What the run itself would say to these choices."""
+    privacy = run.privacy
+    try:
+        check_stated(run.schema, public=run.public_schema)
+        check_meaningful(multiplier, run.parameters, rounds.expected, insist=privacy.insist)
+        if privacy.adaptive_clip:
+            Adaptive().rest(multiplier, rounds.expected)
+    except PlanError as error:
+        return str(error)
+    return None
+
+
+def _clients_needed(run: PlannedRun) -> int | None:
+    """For how many clients the noise that hides a whole one is small enough to begin with."""
+    if run.clients == 1:
+        return None
+    privacy = run.privacy
+    if privacy.unit != "client":
+        privacy = Privacy(
+            privacy.epsilon, privacy.delta, unit="client", statistics=privacy.statistics
+        )
+    try:
+        rounds, multiplier = _rounds(run, privacy, planned_counts(_stated(run.schema), privacy))
+    except PrivacyError:
+        return None
+    ratio = noise_to_signal(multiplier, run.parameters, rounds.expected)
+    return math.ceil(run.clients * ratio / MOST_NOISE)
+
+
+def _shares(mechanisms: Mapping[str, float]) -> dict[str, float]:
+    """Which share of the budget each purpose has, of ε of each alone.
+
+    ε of Gaussian noise is about √ρ, and ρ adds up (Bun and Steinke 2016): shares are those of ε².
+    """
+    total = sum(epsilon**2 for epsilon in mechanisms.values())
+    return {purpose: epsilon**2 / total for purpose, epsilon in mechanisms.items()}
+
+
+def _frequency_error(deviation: float, total: float) -> float:
+    """E|X| of normal noise in a count, in percent of all that is counted: 100 √(2/π) σ / n."""
+    return 100 * math.sqrt(2 / math.pi) * deviation / total
+
+
+# --- what to change ---
+
+
+def _alternatives(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
+    """Runs like this one with one thing changed, each with the change in words."""
+    privacy = run.privacy
+    if run.n_rounds > 1:
+        rounds = run.n_rounds // 2
+        yield f"{rounds} instead of {_number(run.n_rounds, 'round')}", replace(run, n_rounds=rounds)
+    if privacy.unit == "record":
+        yield from _alternatives_of_records(run)
+    else:
+        yield from _alternatives_of_clients(run)
+    yield (
+        "a model of a quarter of the size",
+        replace(
+            run,
+            parameters=max(run.parameters // 4, 1),
+            private_parameters=max(run.private_parameters // 4, 1),
+        ),
+    )
+    learnt = [column for column in run.schema if column.kind in (*NUMERIC, *DISCRETE)]
+    if len(learnt) > 1:
+        yield "half of the columns", replace(run, schema=Schema(tuple(learnt[::2])))
+    larger = min(2 * privacy.epsilon, LARGEST_EPSILON)
+    yield f"ε = {larger:g}", replace(run, privacy=replace(privacy, epsilon=larger))
+
+
+def _alternatives_of_records(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
+    """Those that make sense where records are hidden."""
+    if run.epochs > 1:
+        epochs = run.epochs // 2
+        yield (
+            f"{epochs} instead of {_number(run.epochs, 'epoch')}"
+            + (" a round" if run.n_rounds > 1 else ""),
+            replace(run, epochs=epochs),
+        )
+    if run.batch_size < run.rows_each:
+        size = min(2 * run.batch_size, run.rows_each)
+        yield f"batches of {size:,} rows", replace(run, batch_size=size)
+    stated = _stated(run.schema)
+    if stated != run.schema:
+        yield (
+            "a schema file that states all categories and decimals",
+            replace(run, schema=stated, public_schema=True),
+        )
+    if run.privacy.overlap == "overlapping":
+        disjoint = replace(run.privacy, overlap="disjoint")
+        yield "nobody's records at two clients", replace(run, privacy=disjoint)
+
+
+def _alternatives_of_clients(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
+    """Those that make sense where clients are hidden."""
+    privacy = run.privacy
+    twice = replace(run, clients=2 * run.clients, rows=2 * run.rows)
+    yield f"{2 * run.clients:,} clients", twice
+    if run.client_fraction < 1:
+        yield "all clients in every round", replace(run, client_fraction=1.0)
+    if privacy.bands > 1:
+        yield "one band", replace(run, privacy=replace(privacy, bands=1))
+    records = Privacy(
+        privacy.epsilon, privacy.delta, privacy.max_grad_norm, statistics=privacy.statistics
+    )
+    yield "hide records instead of clients", replace(run, privacy=records)
+
+
+def _stated(schema: Schema) -> Schema:
+    """A schema of whose columns the categories and decimals are public."""
+    return Schema(tuple(map(_stated_column, schema)))
+
+
+def _stated_column(column: Column) -> Column:
+    """The same of a column. How many categories there are makes no difference to the noise."""
+    if column.kind in DISCRETE and column.categories is None:
+        return replace(column, categories=(False, True))
+    if column.kind is Kind.NUMERIC and column.decimals is None:
+        return replace(column, decimals=2)
+    return column
+
+
+def _number(n: int, what: str) -> str:
+    """One round, two rounds."""
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
