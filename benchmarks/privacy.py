@@ -115,7 +115,8 @@ def utility(arguments: argparse.Namespace) -> None:
         print(json.dumps(lines[-1]), flush=True)
 
     if arguments.controls:
-        shuffled = train.apply(lambda c: c.sample(frac=1, random_state=0).to_numpy())
+        rng = np.random.default_rng(0)
+        shuffled = pd.DataFrame({n: rng.permutation(c.to_numpy()) for n, c in train.items()})
         report({"method": "-", "epsilon": "shuffled columns", "seed": -1}, shuffled)
         report({"method": "-", "epsilon": "real holdout", "seed": -1}, test)
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):

@@ -1,10 +1,10 @@
 """What differential privacy costs: the time of one step of training, with it and without.
 
-Run it with ``python benchmarks/private_steps.py [--table CSV] [--epochs N] [--threads N]``. The two take turns,
-epoch by epoch, in one process, so that whatever else the machine does hits both of them; printed
-are medians, and the median of the ratios of the pairs. A step of CTGAN is one of the critic and
-one of the generator, without packs in both cases. Without a table the rows are random, with as many
-columns and categories as Adult has.
+Run it with ``python benchmarks/private_steps.py [--table CSV] [--epochs N] [--threads N]``. The two
+take turns, epoch by epoch, in one process, so that whatever else the machine does hits both of
+them; printed are medians, and the median of the ratios of the pairs. A step of CTGAN is one of the
+critic and one of the generator, without packs in both cases. Without a table the rows are random,
+with as many columns and categories as Adult has.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ def gather_privacy(
     given = dict(privacy) | {name: value for name, value in named.items() if value is not None}
     if plan:
         given = plan.get("differential_privacy", {}) | given
-    if given and table is not None:
+    if given and table is not None and given.get("unit", "record") == "record":
         given.setdefault("ledger", f"{table}.ledger.json")
     return {"differential_privacy": given} if given else None
 

@@ -26,7 +26,7 @@ __all__ = ["plan"]
 MODES = 10
 """Modes of a column of numbers, and categories of one whose categories nobody states."""
 
-WIDTH = 52
+WIDTH = 50
 """Characters of what begins a line."""
 
 
@@ -42,6 +42,7 @@ WIDTH = 52
 @click.pass_context
 def plan(
     ctx: click.Context,
+    /,
     table: Path | None,
     rows: int,
     clients: int,
@@ -97,6 +98,8 @@ def _check_uses(
         raise click.UsageError("give one of TABLE, --schema and --columns")
     if numeric is not None and columns is None:
         raise click.UsageError("--numeric needs --columns")
+    if columns is not None and columns < 1:
+        raise click.UsageError("--columns must be at least 1")
     if columns is not None and not 0 <= (numeric or 0) <= columns:
         raise click.UsageError("--numeric must be from 0 to --columns")
 
@@ -115,7 +118,7 @@ def _schema(
     numbers = columns // 2 if numeric is None else numeric
     entries: list[dict[str, Any]] = []
     for i in range(columns):
-        entry = {"kind": "numeric"} if i < numbers else {"kind": "categorical"}
+        entry: dict[str, Any] = {"kind": "numeric"} if i < numbers else {"kind": "categorical"}
         if i >= numbers and chosen.promise.unit == "client":
             # Whole clients cannot be hidden where categories have to be found out.
             entry["categories"] = [str(n) for n in range(MODES)]
@@ -190,7 +193,7 @@ def _as_text(run: PlannedRun, found: PrivacyPlan) -> str:
     lines = [*_of_promise(run, found), "", *_of_statistics(run, found), ""]
     lines += [*_of_training(run, found), "", *_of_shares(found)]
     if found.changes:
-        lines += ["", *_of_changes(run, found)]
+        lines += ["", *_of_changes(found)]
     if found.clients_needed is not None:
         hidden = run.privacy.unit == "client"
         lines += ["", _wrapped(_needed(found.clients_needed, run.clients, hidden=hidden))]
@@ -215,18 +218,18 @@ def _of_promise(run: PlannedRun, found: PrivacyPlan) -> list[str]:
 def _of_statistics(run: PlannedRun, found: PrivacyPlan) -> list[str]:
     """The noise of the counts."""
     lines = ["Statistics of the columns"]
-    lines.append(_line("counts with noise, one for each look at a column", f"{found.releases:,}"))
+    lines.append(_line("histograms that are released with noise", f"{found.releases:,}"))
     if found.deviation is not None:
         each = f"{found.deviation:,.1f} rows"
-        lines.append(_line("standard deviation of a client's noise in a count", each))
+        lines.append(_line("standard deviation of the noise in a count", each))
     if found.unit == "client" or run.clients > 1:
         counted = "clients" if found.unit == "client" else "rows"
         in_sum = f"{found.sum_deviation:,.1f} {counted}"
-        lines.append(_line("and in the sum over all clients", in_sum))
+        lines.append(_line("the same in the sum over all clients", in_sum))
     error = f"{found.frequency_error:.2g} percent points"
     lines.append(_line("expected error of a frequency", error))
     if found.label_threshold is not None:
-        label = f"about {found.label_threshold:,.0f} rows at one client"
+        label = f"about {found.label_threshold:,.0f}" + " at one client" * (run.clients > 1)
         lines.append(_line("rows that a category needs to be known at all", label))
     return lines
 
@@ -234,45 +237,38 @@ def _of_statistics(run: PlannedRun, found: PrivacyPlan) -> list[str]:
 def _of_training(run: PlannedRun, found: PrivacyPlan) -> list[str]:
     """The noise of the steps, or of the rounds."""
     hidden = found.unit == "client"
-    of, who = ("round", "client") if hidden else ("step", "row")
+    of, who = ("round", "clients") if hidden else ("step", "rows")
     lines = ["Training"]
     if found.batch_size is not None:
         lines.append(_line("batch size", f"{found.batch_size:,}"))
+    counted = f"{of}s in the whole run" + " of a client" * (run.clients > 1 and not hidden)
+    learnt = run.parameters if hidden else run.private_parameters
+    ratio = f"{found.noise_to_signal:.2g}, of about {learnt:,} numbers"
     lines += [
-        _line(f"chance of a {who} to be in a {of}", f"{found.sample_rate:.3g}"),
-        _line(f"{of}s in the whole run" + ("" if hidden else " of a client"), f"{found.steps:,}"),
+        _line(f"share of the {who} in a {of}", f"{found.sample_rate:.3g}"),
+        _line(counted, f"{found.steps:,}"),
         _line("noise multiplier", f"{found.noise_multiplier:.3g}"),
-        _line(
-            f"noise of a {of} over the most it can learn",
-            f"{found.noise_to_signal:.2g}, of about {_learnt(run):,} numbers",
-        ),
+        _line(f"noise of a {of} over the most it can learn", ratio),
     ]
     return lines
-
-
-def _learnt(run: PlannedRun) -> int:
-    """Numbers that the noise is on."""
-    return run.parameters if run.privacy.unit == "client" else run.private_parameters
 
 
 def _of_shares(found: PrivacyPlan) -> list[str]:
     """Where ε goes."""
-    head = "Where it goes; each alone would cost less than all together"
-    lines = [f"{head:{WIDTH + 10}}"]
+    lines = [f"{'Where the budget goes':{WIDTH}}  share  ε if it were alone"]
     for purpose, epsilon in found.mechanisms.items():
-        lines.append(_line(purpose, f"{found.shares[purpose]:4.0%}   alone ε = {epsilon:.3g}"))
+        lines.append(_line(purpose, f"{found.shares[purpose]:5.0%}  {epsilon:.3g}"))
     return lines
 
 
-def _of_changes(run: PlannedRun, found: PrivacyPlan) -> list[str]:
+def _of_changes(found: PrivacyPlan) -> list[str]:
     """What would make the noise less, one by one."""
     of = "round" if found.unit == "client" else "step"
-    lines = [f"{'What to change':{WIDTH}}  {f'noise of a {of}':>15}  {'frequency error':>15}"]
+    lines = [f"{'What to change':{WIDTH}}  {f'noise of a {of}':>16}  error of a frequency"]
     rows = [("as planned", found.noise_to_signal, found.frequency_error)]
     rows += [(each.what, each.noise_to_signal, each.frequency_error) for each in found.changes]
-    lines += [
-        f"  {what:{WIDTH - 2}}  {noise:15.2g}  {error:13.2g} %" for what, noise, error in rows
-    ]
+    for what, noise, error in rows:
+        lines.append(_line(what, f"{noise:16.2g}  {error:20.2g}"))
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["attacks_as_text", "audit_as_text", "evaluation_as_text"]
+__all__ = ["attacks_as_text", "audit_as_text", "evaluation_as_text", "mechanism_as_text"]
 
 SCORES = {
     "quality": ("fidelity", "quality", "quality"),
@@ -73,6 +73,24 @@ def audit_as_text(scores: Mapping[str, Any]) -> str:
     return "\n\n".join([*parts, "\n".join(_said(scores["verdict"]))])
 
 
+def mechanism_as_text(found: Mapping[str, Any]) -> str:
+    """What the audit of a private step found, beside what is right."""
+    title = f"private step of {found['method']}"
+    lines = [f"{title:{WIDTH}}{'found':>9} {'interval':18}{'right':>9}"]
+    for canary in found["canaries"]:
+        name = f"{canary['kind']} record, distance"
+        allowed = f"≤ {found['mu']:.2f}"
+        lines.append(_beside(name, canary, "mu", allowed, ".2f"))
+        moved = canary["sensitivity"]
+        shown = "infinite" if moved is None else f"{moved:.4g}"
+        lines.append(f"{'  moves the sum, over C':{WIDTH}}{shown:>9} {'':18}{'≤ 1':>9}")
+    lines.append(_beside("noise over σC/B", found["noise"], "scale", "1", ".3f"))
+    lines.append(_beside("  of empty batches", found["empty"], "scale", "1", ".3f"))
+    sampled = found["batches"]["poisson"] and found["batches"]["counted"]
+    lines.append(f"{'batches by Poisson sampling':{WIDTH}}{'yes' if sampled else 'no':>9}")
+    return "\n".join([*lines, "", *_said(found["verdict"])])
+
+
 def attacks_as_text(found: Mapping[str, Any]) -> str:
     """Attacks, and the best of them on every control."""
     parts = [_attack_table("attack", found["attacks"])]
@@ -98,6 +116,16 @@ def _line(name: str, *values: float | None, form: str = ".3f") -> str:
     """A line of numbers, a dash where there is none."""
     shown = ("–" if value is None else format(value, form) for value in values)
     return f"{name:{WIDTH}}" + "".join(f"{text:>11}" for text in shown)
+
+
+def _beside(name: str, found: Mapping[str, Any], key: str, right: str, form: str) -> str:
+    """A line with an estimate, its interval, and what it ought to be."""
+    value, low, high = (found[each] for each in (key, "low", "high"))
+    if value is None:
+        return f"{name:{WIDTH}}{'infinite':>9} {'':18}{right:>9}"
+    form = form if abs(value) < 1000 else ".3g"
+    interval = f"[{low:{form}}, {high:{form}}]"
+    return f"{name:{WIDTH}}{value:>9{form}} {interval:18}{right:>9}"
 
 
 def _risk(title: str, found: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -107,12 +108,12 @@ class NoisyTree:
     def __init__(self, column: Column) -> None:
         self.column = column
         self.decimals = public_decimals(column)
-        self._octaves = _possible_octaves(column, self.decimals)
-        finest = 1 << MOST_BITS
-        octaves = Question("", parents=tuple(self._octaves), shift=KEY_BITS - RANGE_BITS)
-        numbers = numbers_in(*octaves.ends(), self.decimals)
-        self._ranged = bool(np.minimum(numbers, finest).sum() > FEW_BINS)
-        self._ends = _public_bounds(column)
+        self._public = _public_bounds(column)
+        low, high = _octave_ends()
+        numbers = _room(low, high, self.decimals, self._public)
+        self._octaves = [int(i) for i in np.flatnonzero(numbers)]
+        finest = np.where(numbers > 0, _bins_at_most(low, high, self.decimals), 0)
+        self._ranged = bool(finest.sum() > FEW_BINS)
         self._bits = MOST_BITS
         self._heavy: Integers = np.empty(0, dtype=np.int64)  # numbers of bins to be divided
         self._refine_bits = 0
@@ -158,7 +159,7 @@ class NoisyTree:
 
     def _take_range(self, level: _Level, present: float) -> None:
         """Keep the powers of two that are not empty, and choose into how many bins they go."""
-        room = self._room(level.question).ravel() > 0
+        room = self._room(level.question, self._public).ravel() > 0
         found = np.zeros(len(room), dtype=bool)
         deviation = math.sqrt(level.variance)
         found[room] = _runs_with_occupied(level.counts.ravel()[room], deviation)
@@ -182,13 +183,13 @@ class NoisyTree:
     def _choose_heavy(self, present: float) -> None:
         """Divide bins down to single numbers if that is soon done, else those with many rows."""
         assert self._bins is not None
-        room = self._room(self._bins.question).ravel() > 0
+        room = self._room(self._bins.question, self._public).ravel() > 0
         counts, deviation = self._bins.counts.ravel(), math.sqrt(self._bins.variance)
         limit = max(POINT_MASS * present, SMALL_CELL, quantile(int(room.sum())) * deviation)
         for places in (np.flatnonzero(room), np.flatnonzero(room & (counts >= limit))):
-            self._heavy = places
-            for self._refine_bits in range(MOST_REFINE_BITS + 1):
-                question = self._refining(places, self._refine_bits)
+            for bits in range(MOST_REFINE_BITS + 1):
+                self._heavy, self._refine_bits = places, bits
+                question = self._refining(places, bits)
                 if question.size > MOST_CELLS:
                     break
                 if (numbers_in(*question.ends(), self.decimals) <= 1).all():
@@ -207,9 +208,9 @@ class NoisyTree:
             none = np.empty(0)
             nothing = Leaves(none, none, none.astype(np.int64), none.astype(bool))
             return settled(column, nothing, max(nulls + present, 1), (0.0, 0.0))
-        self._ends = self._occupied_ends()
+        ends = self._occupied_ends(self._bins)
         limit = max(POINT_MASS * (nulls + present), SMALL_CELL)
-        parts = zip(*self._leaves(self._bins, present, limit), strict=True)
+        parts = zip(*self._leaves(self._bins, ends, present, limit), strict=True)
         low, high, expected, is_atom = map(np.concatenate, parts)
         order = np.argsort(low)
         low, high, expected, is_atom = (a[order] for a in (low, high, expected, is_atom))
@@ -220,7 +221,7 @@ class NoisyTree:
         counts = whole(expected)
         kept = counts > 0
         leaves = Leaves(low[kept], high[kept], counts[kept], is_atom[kept])
-        return settled(column, leaves, nulls if kept.any() else max(nulls, 1), self._ends)
+        return settled(column, leaves, nulls if kept.any() else max(nulls, 1), ends)
 
     def _totals(self, bins: _Level, room: Floats, variances: Floats) -> tuple[Floats, Floats]:
         """Rows of every power of two by all that was counted, and the variance of that."""
@@ -230,34 +231,32 @@ class NoisyTree:
         own = np.full(len(totals), self._range.variance)
         return averaged(self._range.counts.ravel(), own, totals, total_variances)
 
-    def _occupied_ends(self) -> tuple[float, float]:
-        """From where to where there are rows beyond doubt: no spurious bin is a bound."""
-        assert self._bins is not None
-        room = self._room(self._bins.question)
-        variances = np.where(room > 0, self._bins.variance, 0.0)
-        counts = np.where(room > 0, self._bins.counts, 0.0)
-        totals, total_variances = self._totals(self._bins, room, variances)
+    def _occupied_ends(self, bins: _Level) -> tuple[float, float]:
+        """From where to where there seem to be rows: no single spurious bin is a bound."""
+        room = self._room(bins.question, self._public)
+        variances = np.where(room > 0, bins.variance, 0.0)
+        counts = np.where(room > 0, bins.counts, 0.0)
+        totals, total_variances = self._totals(bins, room, variances)
         limits = np.maximum(FAINT * np.sqrt(total_variances), SMALL_CELL)
         occupied_octaves = np.flatnonzero(room.any(axis=1) & (totals > limits))
-        low, high = (a.reshape(room.shape) for a in self._bins.question.ends())
-        if not len(occupied_octaves):
-            return max(float(low[0, 0]), self._ends[0]), min(float(high[-1, -1]), self._ends[1])
-        a, b = occupied_octaves[[0, -1]]
-        last = last_occupied(counts[b], variances[b])
-        first = last_occupied(counts[a, ::-1], variances[a, ::-1])
-        start, end = float(low[a, -1 - first]), float(high[b, last])
-        return max(start, self._ends[0]), min(end, self._ends[1])
+        low, high = (a.reshape(room.shape) for a in bins.question.ends())
+        start, end = low[0, 0], high[-1, -1]
+        if len(occupied_octaves):
+            a, b = occupied_octaves[[0, -1]]
+            start = low[a, -1 - last_occupied(counts[a, ::-1], variances[a, ::-1])]
+            end = high[b, last_occupied(counts[b], variances[b])]
+        return max(float(start), self._public[0]), min(float(end), self._public[1])
 
     def _leaves(
-        self, bins: _Level, present: int, limit: float
+        self, bins: _Level, ends: tuple[float, float], present: int, limit: float
     ) -> Iterator[tuple[Floats, Floats, Floats, Booleans]]:
         """Bins that are not divided: their ends, expected rows, and which are point masses."""
-        room = self._room(bins.question)
+        room = self._room(bins.question, ends)
         counts, variances = bins.counts.copy(), np.full(room.shape, bins.variance)
         children = self._children
         if children is not None:
             # What was counted in a bin's children says again how many are in the bin.
-            inner_room = self._room(children.question)
+            inner_room = self._room(children.question, ends)
             inner_variances = np.full(inner_room.shape, children.variance)
             counts.flat[self._heavy], variances.flat[self._heavy] = averaged(
                 counts.ravel()[self._heavy],
@@ -269,7 +268,7 @@ class NoisyTree:
         totals[~possible] = 0
         totals[possible] = on_simplex(totals[possible], present, total_variances[possible])
         expected = shared_out(totals, counts, variances, room).ravel()
-        low, high = to_grid(*bins.question.ends(), self.decimals)
+        low, high = _on_grid(bins.question, self.decimals)
         least = max(limit, quantile() * math.sqrt(bins.variance))
         divided = np.zeros(room.size, dtype=bool)
         divided[self._heavy if children is not None else []] = True
@@ -280,7 +279,7 @@ class NoisyTree:
         expected = shared_out(
             expected[self._heavy], children.counts, inner_variances, inner_room
         ).ravel()
-        low, high = to_grid(*children.question.ends(), self.decimals)
+        low, high = _on_grid(children.question, self.decimals)
         deviation = math.sqrt(children.variance)
         certain = children.counts.ravel() > quantile(inner_room.size) * deviation
         is_atom = (low == high) | (certain & _stands_alone(expected))
@@ -289,14 +288,36 @@ class NoisyTree:
             low[i] = high[i] = _roundest(float(low[i]), float(high[i]), self.decimals)
         yield low, high, expected, is_atom
 
-    def _room(self, question: Question) -> Floats:
-        """How many of the column's numbers each bin may hold (parents, bins); 1 if no grid."""
-        low, high = question.ends()
-        numbers = numbers_in(low, high, self.decimals)
-        room = np.where(np.isfinite(numbers), numbers, 1.0)
-        lower, upper = self._ends
-        room[(high < lower) | (low > upper)] = 0
-        return room.reshape(len(question.parents), -1)
+    def _room(self, question: Question, ends: tuple[float, float]) -> Floats:
+        """How many of the column's numbers each bin may hold: (parents, bins)."""
+        return _room(*question.ends(), self.decimals, ends).reshape(len(question.parents), -1)
+
+
+def _room(low: Floats, high: Floats, decimals: int | None, ends: tuple[float, float]) -> Floats:
+    """How many numbers each bin may hold, given what is known; 1 of a bin that is not on a grid."""
+    numbers = numbers_in(low, high, decimals)
+    room = np.where(np.isfinite(numbers), numbers, 1.0)
+    room = np.where(_subnormal(low, high), (low == 0) & ~np.signbit(low), room)
+    inside = (high >= ends[0]) & (low <= ends[1])
+    return np.where(inside, room, 0.0)
+
+
+def _subnormal(low: Floats, high: Floats) -> Booleans:
+    """Bins of numbers below 2e-308, of which a table has none but zero."""
+    tiny = np.finfo(np.float64).tiny
+    return np.asarray((np.abs(low) < tiny) & (np.abs(high) < tiny))
+
+
+def _on_grid(question: Question, decimals: int | None) -> tuple[Floats, Floats]:
+    """The ends of the bins of a question as numbers that a table has."""
+    low, high = to_grid(*question.ends(), decimals)
+    zero = _subnormal(low, high)
+    return np.where(zero, 0.0, low), np.where(zero, 0.0, high)
+
+
+def _bins_at_most(low: Floats, high: Floats, decimals: int | None) -> Floats:
+    """How many bins of each power of two hold anything, where it is divided most finely."""
+    return np.minimum(numbers_in(low, high, decimals), 1 << MOST_BITS)
 
 
 def _sums(counts: Floats, variances: Floats, room: Floats) -> tuple[Floats, Floats]:
@@ -311,7 +332,7 @@ def _public_bounds(column: Column) -> tuple[float, float]:
     lower, upper = -math.inf, math.inf
     dtype = pd.api.types.pandas_dtype(column.dtype)
     if column.kind is Kind.DATETIME:
-        lower, upper = -(2.0**63), 2.0**63
+        lower, upper = _times(column)
     elif pd.api.types.is_integer_dtype(dtype):
         limits = np.iinfo(getattr(dtype, "numpy_dtype", dtype))
         lower, upper = float(limits.min), float(limits.max)
@@ -321,15 +342,22 @@ def _public_bounds(column: Column) -> tuple[float, float]:
     )
 
 
-def _possible_octaves(column: Column, decimals: int | None) -> list[int]:
-    """The powers of two, as prefixes of a key, that may hold a value of the column."""
+def _times(column: Column) -> tuple[float, float]:
+    """The first and last time that a column of datetimes can hold, in its units."""
+    unit = column.unit or "us"
+    first, last = np.datetime64("0001-01-02", unit), np.datetime64("9999-12-30", unit)
+    if "[ns" in column.dtype:  # as pandas had it, where the number of nanoseconds is an int64
+        first, last = np.datetime64("1677-09-23", unit), np.datetime64("2262-04-10", unit)
+    return float(first.astype(np.int64)), float(last.astype(np.int64))
+
+
+@cache
+def _octave_ends() -> tuple[Floats, Floats]:
+    """The ends of all powers of two, by their prefix of a key; NaN where there are no numbers."""
     everything = Question("", parents=tuple(range(1 << RANGE_BITS)), shift=KEY_BITS - RANGE_BITS)
     low, high = everything.ends()
     finite = np.isfinite(low) & np.isfinite(high)
-    lower, upper = _public_bounds(column)
-    inside = finite & (high >= lower) & (low <= upper)
-    inside[inside] = numbers_in(low[inside], high[inside], decimals) > 0
-    return [int(i) for i in np.flatnonzero(inside)]
+    return np.where(finite, low, np.nan), np.where(finite, high, np.nan)
 
 
 def _runs_with_occupied(counts: Floats, deviation: float) -> Booleans:

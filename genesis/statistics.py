@@ -301,7 +301,7 @@ class PooledStatistics:
                 present = self.rows - self._nulls[question.column]
                 self._noisy[question.column].take(question, counts, deviation, present)
         for name, tree in self._noisy.items():
-            if tree.question() is None:
+            if name not in self.numeric and tree.question() is None:
                 nulls = self._nulls[name]
                 self.numeric[name] = tree.statistics(nulls, self.rows - nulls)
         self.schema = Schema(tuple(map(self._with_decimals, self.schema)))

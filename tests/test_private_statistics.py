@@ -110,7 +110,7 @@ def test_a_table_is_described_as_well_as_the_noise_allows(deviation: float) -> N
         "height": None,
         "score": 0,
     }
-    limit = {0.0: 0.05, 20.0: 0.06, 150.0: 0.2}[deviation]
+    limit = {0.0: 0.05, 20.0: 0.06, 150.0: 0.25}[deviation]
     for name in ("age", "gain", "price", "height", "day", "score"):
         # Bins of a histogram end elsewhere than those of the comparison: 0.02 to 0.04 is nothing.
         assert far_apart(table, pooled, name) < limit, name

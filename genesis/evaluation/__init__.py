@@ -13,6 +13,7 @@ they measure, one file a kind of score:
     attributes, singling_out, linkability
                           what synthetic rows tell about a person
     one_run               a lower bound on the ε of a training method
+    mechanism             does a private step do what its ε was computed for?
     verdict               what all that lets one say
 
 What they are made of:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from genesis.evaluation.audit import audit as audit
     from genesis.evaluation.evaluate import check_tables as check_tables
     from genesis.evaluation.evaluate import evaluate as evaluate
+    from genesis.evaluation.mechanism import audit_step as audit_step
     from genesis.evaluation.one_run import audit_one_run as audit_one_run
     from genesis.evaluation.one_run import epsilon_one_run as epsilon_one_run
     from genesis.evaluation.report import Report as Report
@@ -44,6 +46,7 @@ __all__, __getattr__, __dir__ = lazy_names(
     {
         "genesis.evaluation.audit": ["audit"],
         "genesis.evaluation.evaluate": ["check_tables", "evaluate"],
+        "genesis.evaluation.mechanism": ["audit_step"],
         "genesis.evaluation.one_run": ["audit_one_run", "epsilon_one_run"],
         "genesis.evaluation.report": ["Report"],
     },

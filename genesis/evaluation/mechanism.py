@@ -1,8 +1,8 @@
 """Does a private step of training do what its ε was computed for? An audit with canaries.
 
-The accountant believes that one step releases Σ_i clip_C(g_i) + N(0, σ² C²), with batches by Poisson
-sampling. Then adding a record moves the sum by at most C, and whoever is to tell from the result
-whether it was there faces two normal distributions that are at most
+The accountant believes that one step releases Σ_i clip_C(g_i) + N(0, σ² C²), summed over a batch by
+Poisson sampling. Then adding a record moves the sum by at most C, and whoever is to tell from the
+result whether it was there faces two normal distributions that are at most
 
     μ = 1/σ
 
@@ -65,7 +65,7 @@ ROWS, BATCH = 24, 16
 """Records beside the canary, and B."""
 
 MAX_NORM = 0.1
-"""C. So small that untrained models' gradients are clipped: nothing else would test the clipping."""
+"""C. So small that gradients of untrained models are clipped: else clipping is not tested."""
 
 QUIET = 1e-9
 """σ of steps that are almost without noise."""
@@ -457,7 +457,7 @@ def _noise_scale(noise: Floats, freedom: int, tail: float) -> NoiseScale:
     of_coordinates = stats.chi2(freedom).cdf(squares.sum(0))
     of_steps = stats.chi2(p).cdf(squares.sum(1) * (trials / freedom))
     even = all(
-        tail / len(each) < 2 * min(each.min(), 1 - each.max())
+        tail / len(each) < 2 * min(float(each.min()), 1 - float(each.max()))
         for each in (of_coordinates, of_steps)
     )
     return NoiseScale(scale, low, high, even, trials)
@@ -503,7 +503,8 @@ def _counted(
     for _ in range(COUNTED):
         total, drawn = step.batch(same, quiet=True, rate=rate, steps=1)
         k = len(drawn[0]) if len(drawn) == 1 else 0
-        if np.linalg.norm(total[noisy] - k * one) > TOLERANCE * max(k, 1) * max(np.linalg.norm(one), 1):
+        allowed = TOLERANCE * max(k, 1) * max(float(np.linalg.norm(one)), 1)
+        if np.linalg.norm(total[noisy] - k * one) > allowed:
             return False
     return True
 

@@ -31,6 +31,16 @@ _STEPS = 2_500
 """Steps of the grid that the loss of one release reaches over: more of them claim less, by less
 than 0.5 % here, and take longer."""
 
+_MOST_LOSS = 300.0
+_MOST_TIMES = 10**8
+"""Beyond a mean loss, or a number of releases, like these no promise means anything."""
+
+_MOST_DEVIATION = 3e4
+"""Of noise; more is accounted as this much, with which its loss can still be computed."""
+
+_ROUNDING = 1e-16
+"""What a Fourier transform may lose of δ for every release that it composes."""
+
 _TAIL = 1e-15
 """Chance of noise so large that it is counted as if all were lost."""
 
@@ -114,13 +124,20 @@ def _flat(events: Sequence[Event]) -> list[Event]:
 @lru_cache(maxsize=4096)
 def _epsilon(events: tuple[Event, ...], delta: float) -> float:
     """ε of events that are all different, on a grid that suits them."""
-    interval = _rounded(_span(events) / _STEPS)
+    mean = sum(_mean_loss(event) for event in events)
+    if mean > _MOST_LOSS or max(map(times, events)) > _MOST_TIMES:
+        return math.inf  # which costs nothing to say; a ledger may be somebody else's
+    # A loss whose mean is m has a variance of about 2m.
+    together = mean + 8 * math.sqrt(2 * mean)
+    interval = _rounded(max(_span(events), together / 40) / _STEPS)
     composed = None
     for event in events:
         loss = _loss(event, interval)
         composed = loss if composed is None else composed.compose(loss)
     assert composed is not None
-    return float(composed.get_epsilon_for_delta(delta))
+    composed_times = sum(times(event) for event in events if not isinstance(event, Gaussian))
+    left = delta - _ROUNDING * composed_times
+    return float(composed.get_epsilon_for_delta(left)) if left > 0 else math.inf
 
 
 def _rounded(value: float) -> float:
@@ -129,22 +146,50 @@ def _rounded(value: float) -> float:
     return next(step * power for step in (5.0, 2.0, 1.0) if step * power <= value * (1 + 1e-9))
 
 
+def _deviation(event: Event) -> float:
+    """Standard deviation of the noise over the most that one unit changes, or less."""
+    match event:
+        case Gaussian() | SampledGaussian():
+            deviation = event.noise_multiplier
+        case Skellam() | Threshold():
+            deviation = event.deviation
+        case _:
+            raise PrivacyError("a release that nothing can account for", got=repr(event))
+    return float(min(deviation, _MOST_DEVIATION))
+
+
+def _mean_loss(event: Event) -> float:
+    """At least the mean privacy loss of all releases of an event, infinite for next to no noise.
+
+    It is 1 / 2σ² for normal noise. Of samples it is at most q / 2σ², as it is convex, and at most
+    ln(1 + χ²), where χ² = q² (exp(1/σ²) - 1).
+    """
+    if _deviation(event) < 1e-3:
+        return math.inf
+    square = 1 / _deviation(event) ** 2
+    if not isinstance(event, SampledGaussian):
+        return times(event) * square / 2
+    rate = event.sample_rate
+    return times(event) * min(
+        rate * square / 2, math.log1p(rate**2 * math.expm1(square)) if square < 500 else math.inf
+    )
+
+
 def _span(events: Sequence[Event]) -> float:
     """About how far the privacy loss of one release reaches: the length of its distribution."""
-    reach = 0.0
-    for event in events:
-        match event:
-            case Gaussian() | SampledGaussian():
-                multiplier = event.noise_multiplier
-            case Skellam() | Threshold():
-                multiplier = event.deviation
-        reach = max(reach, 0.5 / multiplier**2 + 8 / multiplier)
-    return reach
+    least = min(
+        _deviation(event) / (math.sqrt(event.count) if isinstance(event, Gaussian) else 1)
+        for event in events
+    )
+    return 0.5 / least**2 + 8 / least
 
 
 @lru_cache(maxsize=512)
 def _loss(event: Event, interval: float) -> Any:
     """The privacy loss distribution of all releases of an event."""
+    if isinstance(event, Gaussian):  # n of them are one with noise of 1/√n, exactly
+        multiplier = _deviation(event) / math.sqrt(event.count)
+        return _single_loss(Gaussian(multiplier), interval)
     loss = _single_loss(repeated(event, 1), interval)
     return loss.self_compose(times(event)) if times(event) > 1 else loss
 
@@ -154,23 +199,24 @@ def _single_loss(event: Event, interval: float) -> Any:
     """The privacy loss distribution of one release."""
     from dp_accounting.pld import common, privacy_loss_distribution
 
+    deviation = _deviation(event)
     match event:
         case Gaussian():
             return privacy_loss_distribution.from_gaussian_mechanism(
-                event.noise_multiplier, value_discretization_interval=interval
+                deviation, value_discretization_interval=interval
             )
         case SampledGaussian():
             return privacy_loss_distribution.from_gaussian_mechanism(
-                event.noise_multiplier,
+                deviation,
                 sampling_prob=event.sample_rate,
                 value_discretization_interval=interval,
             )
         case Skellam():
-            return _skellam_loss(event.deviation, interval)
+            return _skellam_loss(deviation, interval)
         case Threshold():
             # The labels that pass are a Gaussian release, but for what one unit alone has.
             loss = privacy_loss_distribution.from_gaussian_mechanism(
-                event.deviation, value_discretization_interval=interval
+                deviation, value_discretization_interval=interval
             )
             alone = common.DifferentialPrivacyParameters(0.0, event.delta)
             return loss.compose(
@@ -184,22 +230,35 @@ def _single_loss(event: Event, interval: float) -> Any:
 def _skellam_loss(deviation: float, interval: float) -> Any:
     """The loss between Skellam noise and the same moved by one: one count, changed by one unit.
 
-    P(X = k) = exp(-σ²) I_k(σ²) for a difference of two Poisson numbers of mean σ²/2 each.
+    P(X = k) = exp(-σ²) I_k(σ²) for a difference of two Poisson numbers of mean σ²/2 each. The loss
+    l(k) = ln P(X = k - 1) / P(X = k) grows with k, so that for the first j with l(j) > ε
+
+        δ(ε) = Σ max(0, P(X = k - 1) - e^ε P(X = k)) = P(X = j - 1) - (e^ε - 1) P(X >= j).
+
+    The grid's points are connected (Doroshenko et al. 2022): of many releases, losses that are
+    each rounded up would claim a tenth too much.
     """
     import numpy as np
-    from dp_accounting.pld import privacy_loss_distribution
+    from dp_accounting.pld import pld_pmf, privacy_loss_distribution
     from scipy.special import ive
 
     # Bernstein: P(|X| > t) <= 2 exp(-t² / 2(σ² + t / 3)).
     reach = -math.log(_TAIL / 2)
     largest = math.ceil(reach / 3 + math.sqrt((reach / 3) ** 2 + 2 * deviation**2 * reach)) + 1
-    k = np.arange(-largest, largest + 1)
-    chances = ive(np.abs(k), deviation**2)
-    known = chances > 0
-    logs = dict(zip(k[known].tolist(), np.log(chances[known]).tolist(), strict=True))
-    moved = {position + 1: log for position, log in logs.items()}
-    return privacy_loss_distribution.from_two_probability_mass_functions(
-        logs, moved, value_discretization_interval=interval
+    half = ive(np.arange(largest + 1), deviation**2)
+    half = half[half > 1e-300]
+    chances = np.concatenate([half[:0:-1], half])  # of k = -L, …, L
+    above = np.cumsum(chances[::-1])[::-1]  # P(k <= X <= L)
+    above = np.append(above, 0.0)
+    loss = np.maximum.accumulate(-np.diff(np.log(chances)))  # of k = -L + 1, …, L
+    most = math.ceil(loss[-1] / interval)
+    grid = np.arange(-most, most + 1) * interval
+    j = np.searchsorted(loss, grid, side="right") + 1
+    deltas = np.clip(chances[j - 1] - np.expm1(grid) * above[j] + _TAIL, 0.0, 1.0)
+    return privacy_loss_distribution.PrivacyLossDistribution(
+        pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(
+            interval, -most, most, np.minimum.accumulate(deltas)
+        )
     )
 
 

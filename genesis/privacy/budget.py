@@ -87,10 +87,12 @@ class Privacy:
         _check_choice("trust", self.trust, TRUSTS)
         _check_choice("overlap", self.overlap, OVERLAPS)
         if isinstance(self.bands, bool) or not isinstance(self.bands, int) or self.bands < 1:
-            raise PlanError("bands must be a whole number of at least 1", got=repr(self.bands))
+            raise PlanError("bands must be a whole number of at least 1", got=_named(self.bands))
         for name in ("adaptive_clip", "insist"):
             if not isinstance(getattr(self, name), bool):
-                raise PlanError(f"{name} must be true or false", got=repr(getattr(self, name)))
+                raise PlanError(f"{name} must be true or false", got=_named(getattr(self, name)))
+        if self.ledger is not None and not (isinstance(self.ledger, str) and self.ledger):
+            raise PlanError("ledger must be the name of a file", got=_named(self.ledger))
         self._check_together()
 
     def _check_together(self) -> None:
@@ -160,7 +162,8 @@ class Privacy:
         for name in given:
             if name not in known:
                 raise PlanError(
-                    f"differential_privacy has no '{name}'", do=nearest_names(str(name), known)
+                    f"differential_privacy has no {_word(name)}",
+                    do=nearest_names(str(name), known),
                 )
         given = {name: value for name, value in given.items() if value is not None}
         if "epsilon" not in given:
@@ -201,8 +204,9 @@ def rho_of(epsilon: float, delta: float) -> float:
     From ε = ρ + 2 √(ρ ln 1/δ) (Bun and Steinke 2016, proposition 1.3). For dividing a budget only:
     what it costs is always computed from the ledger.
     """
-    log = math.log(1 / delta)
-    return (math.sqrt(log + epsilon) - math.sqrt(log)) ** 2
+    log = -math.log(delta)
+    # The difference of the two roots, without cancelling all digits of a small ε.
+    return (epsilon / (math.sqrt(log + epsilon) + math.sqrt(log))) ** 2
 
 
 def calibrated(
@@ -272,24 +276,32 @@ def _guess(planned: Gaussian | SampledGaussian, rho: float) -> float:
 def _check_number(name: str, value: Any, most: float, advice: str, *, below: bool = False) -> None:
     """Raise PlanError unless value is a number in (0, most], or (0, most) if below."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < value <= most or not math.isfinite(value) or (below and value == most):
+    # An int may be too large for a float, and is compared with one nevertheless.
+    if not number or not 0 < value <= min(most, 1e300) or (below and value == most):
         limit = "" if most == math.inf else f" and {'below' if below else 'at most'} {most:g}"
         raise PlanError(
             f"{name} of differential privacy must be a number above 0{limit}",
-            got=repr(value),
+            got=repr(value) if number else f"a {type(value).__name__}",
             do=f"choose {advice}",
         )
 
 
 def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if not isinstance(value, str):
+        raise PlanError(f"{name} must be a word", got=f"a {type(value).__name__}")
     if value not in known:
         raise PlanError(
-            f"unknown {name} {value!r} of differential privacy", do=nearest_names(str(value), known)
+            f"unknown {name} {value!r} of differential privacy", do=nearest_names(value, known)
         )
 
 
 def _named(value: Any) -> str:
-    """What somebody gave, without its values."""
+    """What somebody gave, in a few words: a number, the keys of a mapping, or its type."""
     if isinstance(value, Mapping):
-        return f"keys {', '.join(map(repr, value))}" if value else "an empty mapping"
-    return f"a {type(value).__name__}"
+        return f"keys {', '.join(map(_word, value))}" if value else "an empty mapping"
+    return repr(value) if isinstance(value, int | float) else f"a {type(value).__name__}"
+
+
+def _word(name: Any) -> str:
+    """A key in quotes, on one line."""
+    return repr(name) if isinstance(name, str) else f"a key of type {type(name).__name__}"

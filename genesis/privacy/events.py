@@ -119,6 +119,8 @@ class Threshold:
     def __post_init__(self) -> None:
         _require_positive(self, "deviation", self.deviation)
         _require_share(self, "delta", self.delta)
+        if self.delta == 1:
+            raise PrivacyError("delta of Threshold must be below 1")
         _require_count(self, "count", self.count)
 
 
@@ -185,14 +187,14 @@ def event_from_dict(values: Mapping[str, Any]) -> Event:
         if kind == "composed":
             given["events"] = tuple(event_from_dict(each) for each in given["events"])
         event: Event = _KINDS[kind](**given)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise PrivacyError("a release that nothing can account for", do=_UPDATE) from error
     return event
 
 
 def _require_positive(event: object, name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise PrivacyError(f"{name} of {type(event).__name__} must be a number", got=repr(value))
+        raise PrivacyError(f"{name} of {type(event).__name__} must be a number")
     if not 0 < value < math.inf:
         raise PrivacyError(f"{name} of {type(event).__name__} must be above 0", got=repr(value))
 
@@ -203,6 +205,8 @@ def _require_share(event: object, name: str, value: Any) -> None:
         raise PrivacyError(f"{name} of {type(event).__name__} is at most 1", got=repr(value))
 
 
-def _require_count(event: object, name: str, value: Any) -> None:
+def _require_count(event: Event, name: str, value: Any) -> None:
+    if not isinstance(event.purpose, str):
+        raise PrivacyError(f"the purpose of {type(event).__name__} must be words")
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise PrivacyError(f"{name} of {type(event).__name__} is at least 1", got=repr(value))

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from genesis.errors import PrivacyError
 from genesis.privacy.budget import Privacy, calibrated, rho_of
 from genesis.privacy.dp_sgd import PrivateSteps
-from genesis.privacy.events import Event, SampledGaussian, Skellam, Threshold
+from genesis.privacy.events import Event, Gaussian, SampledGaussian, Skellam, Threshold
 from genesis.privacy.histograms import check_disjoint, noisy_counts, released_labels
 from genesis.privacy.ledger import Ledger, LedgerFile
 from genesis.privacy.noise import Noise
@@ -177,7 +177,8 @@ class Guard:
         """Fix what the statistics of a schema will cost. Nothing is released yet.
 
         Raises:
-            PrivacyError: Statistics of another schema were planned before.
+            PrivacyError: Statistics of another schema were planned before, or the owner's file has
+                no room for all that the promise allows.
         """
         digest = hashlib.sha256(json.dumps(schema.to_dict(), sort_keys=True).encode()).hexdigest()
         if self._schema not in (None, digest):
@@ -185,6 +186,8 @@ class Guard:
                 "statistics of another schema were released in this run", do="start a new run"
             )
         if self._schema is None:
+            if self._file is not None and not self.ledger.events:
+                self._file.check([self._whole()])
             self._schema = digest
             self._statistics = Statistics.planned(schema, self.privacy)
 
@@ -231,8 +234,9 @@ class Guard:
             PrivacyError: One record could change more than the promise accounts for, or more is
                 asked than was planned.
         """
+        vectors = check_disjoint(questions)
         self._spend_statistics()
-        self._release(check_disjoint(questions))
+        self._release(vectors)
         exact = [statistics.answer(question) for question in questions]
         return noisy_counts(np.concatenate(exact), self.deviation, self._noise)
 
@@ -334,6 +338,8 @@ class Guard:
             statistics, training = values["statistics"], values["training"]
             self._statistics = None if statistics is None else Statistics(**statistics)
             self.training = None if training is None else Training(**training)
+            if self._statistics is not None and not self._statistics.events:
+                raise ValueError("statistics without noise")
             self._schema, self._labels = values["schema"], values["labels"]
             self._released, self.rows = int(values["released"]), values["rows"]
             self.last, self.run = values["last"], str(values["run"])
@@ -341,6 +347,11 @@ class Guard:
             raise PrivacyError("what was kept of a promise of privacy is damaged") from error
         # The owner's file goes before: it is written first, and knows of what came after.
         self.ledger = ledger if self._file is None else self._file.ledger(self.run)
+        if not ledger.is_within(self.ledger):
+            raise PrivacyError(
+                "the owner's ledger lacks what this run has released",
+                do="bring the last good copy back, or start a new run",
+            )
 
     # --- the ledger ---
 
@@ -349,6 +360,12 @@ class Guard:
         if self._statistics is None:
             raise PrivacyError("statistics were asked for before the schema was agreed on")
         return self._statistics
+
+    def _whole(self) -> Event:
+        """About what the whole promise costs, so that a run is refused before its first release."""
+        promise = self.privacy
+        multiplier = calibrated((), Gaussian(1.0), promise.epsilon, promise.delta)
+        return Gaussian(multiplier, purpose="all of a run")
 
     def _spend_statistics(self) -> None:
         """Write all statistics down, before the first of them is released."""
@@ -384,7 +401,6 @@ class Guard:
                 got=f"ε = {after:.4g} of {self.privacy.epsilon:g}, at δ = {self.privacy.delta:g}",
                 do="end the run here, or promise a larger epsilon in a new one",
             )
-        for event in events:
-            if self._file is not None:
-                self._file.spend(event, self.run)
-            self.ledger = self.ledger.with_event(event)
+        if self._file is not None:
+            self._file.spend(events, self.run)
+        self.ledger = ledger

@@ -74,7 +74,8 @@ class LedgerFile:
     """What was released about one table in all runs ever, on its owner's disk.
 
     A release is written down before it happens, and refused where the budget does not allow it. A
-    file that is missing is begun; one that is damaged stops everything.
+    file that is missing is begun; one that is damaged, or disappears later, stops everything. What
+    the file says of its budget holds, for programs too that have had it open for long.
 
     Args:
         path: The file. Beside it lies a lock, so that two runs cannot spend the same twice.
@@ -87,21 +88,25 @@ class LedgerFile:
     """
 
     def __init__(self, path: str | Path, *, budget: float | None, delta: float) -> None:
-        self.path = Path(path)
+        # Not a link to it: that would be replaced, and the file would not know what came after.
+        self.path = Path(path).resolve()
         with self._locked():
-            known = self._read()
-            self.delta = float(known.get("delta", delta))
-            self.budget = known.get("budget") if budget is None else float(budget)
-            self._write(known.get("releases", []))
+            begun = {"version": VERSION, "unit": "record", "budget": None, "delta": delta}
+            known = self._read() if self.path.exists() else {**begun, "releases": []}
+            if budget is not None:
+                known["budget"] = float(budget)
+            self._write(known)
 
     def ledger(self, run: str | None = None) -> Ledger:
         """All releases, or those of one run."""
         with self._locked():
-            return _ledger(self._read().get("releases", []), run)
+            return _ledger(self._read()["releases"], run)
 
     def spent(self) -> float:
         """ε of all releases, at the δ of the file."""
-        return self.ledger().epsilon(self.delta)
+        with self._locked():
+            known = self._read()
+        return _ledger(known["releases"], None).epsilon(known["delta"])
 
     def check(self, events: Sequence[Event]) -> None:
         """Make sure that the budget allows some releases.
@@ -110,36 +115,39 @@ class LedgerFile:
             PrivacyError: It does not.
         """
         with self._locked():
-            self._check(self._read().get("releases", []), events)
+            self._check(self._read(), events)
 
-    def spend(self, event: Event, run: str) -> None:
-        """Write a release down. Only then may it happen.
+    def spend(self, events: Sequence[Event], run: str) -> None:
+        """Write releases down, all or none. Only then may they happen.
 
         Raises:
             PrivacyError: The budget does not allow it.
             DataError: The disk refuses.
         """
         with self._locked():
-            releases = self._read().get("releases", [])
-            self._check(releases, [event])
-            last = releases[-1] if releases else None
-            if last is not None and last["run"] == run:
-                joined = _joined(event_from_dict(last["event"]), event)
-                if joined is not None:
-                    releases, event = releases[:-1], joined
-            self._write([*releases, {"run": run, "event": event_to_dict(event)}])
+            known = self._read()
+            self._check(known, events)
+            releases = known["releases"]
+            for event in events:
+                if releases and releases[-1]["run"] == run:
+                    joined = _joined(event_from_dict(releases[-1]["event"]), event)
+                    if joined is not None:
+                        event = joined
+                        del releases[-1]
+                releases.append({"run": run, "event": event_to_dict(event)})
+            self._write(known)
 
-    def _check(self, releases: Sequence[Mapping[str, Any]], events: Sequence[Event]) -> None:
+    def _check(self, known: Mapping[str, Any], events: Sequence[Event]) -> None:
         """Raise PrivacyError where events would cost more than is left."""
-        if self.budget is None:
+        budget, delta = known["budget"], known["delta"]
+        if budget is None:
             return
-        before = _ledger(releases, None)
-        after = epsilon([*before.events, *events], self.delta)
-        if after > self.budget:
+        before = _ledger(known["releases"], None)
+        after = epsilon([*before.events, *events], delta)
+        if after > budget:
             raise PrivacyError(
                 f"this would spend more than the budget in {self.path.name}",
-                got=f"ε = {before.epsilon(self.delta):.3g} spent, {after:.3g} with this, of "
-                f"{self.budget:.3g}",
+                got=f"ε = {before.epsilon(delta):.4g} spent, {after:.4g} with this, of {budget:.4g}",
                 do="ask for a smaller epsilon, or let the table's owner raise the budget",
             )
 
@@ -162,24 +170,17 @@ class LedgerFile:
             ) from error
 
     def _read(self) -> dict[str, Any]:
-        """What the file says; nothing if there is none."""
+        """What the file says, which was there when it was opened."""
         try:
             return read_ledger(self.path)
         except FileNotFoundError:
-            return {}
+            raise PrivacyError(f"the ledger {self.path} is gone", do=_MEND) from None
 
-    def _write(self, releases: Sequence[Mapping[str, Any]]) -> None:
+    def _write(self, known: Mapping[str, Any]) -> None:
         """Replace the file."""
         from genesis.tables import write_private  # here, because it brings pandas
 
-        values = {
-            "version": VERSION,
-            "unit": "record",
-            "budget": self.budget,
-            "delta": self.delta,
-            "releases": list(releases),
-        }
-        write_private(self.path, json.dumps(values, indent=1))
+        write_private(self.path, json.dumps(known, indent=1))
 
 
 _MEND = "bring the last good copy back: without it nobody knows what was spent"
@@ -205,9 +206,12 @@ def read_ledger(path: Path) -> dict[str, Any]:
         known = json.loads(text)
         if known["version"] != VERSION:
             raise PrivacyError(f"the ledger {path} is of another version", do="update Genesis")
+        # A budget that is missing, or not a number, would allow everything.
         budget, delta = known["budget"], known["delta"]
         if not (0 < delta < 1 and (budget is None or 0 < budget < math.inf)):
             raise ValueError("no budget")
+        if known["unit"] != "record" or not isinstance(known["releases"], list):
+            raise ValueError("no releases of records")
         if not all(isinstance(each["run"], str) for each in known["releases"]):
             raise ValueError("no name of a run")
         _ledger(known["releases"], None)

@@ -303,7 +303,10 @@ def _alternatives(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
     privacy = run.privacy
     if run.n_rounds > 1:
         rounds = run.n_rounds // 2
-        yield f"{rounds} instead of {_number(run.n_rounds, 'round')}", replace(run, n_rounds=rounds)
+        yield (
+            f"{_number(rounds, 'round')} instead of {run.n_rounds:,}",
+            replace(run, n_rounds=rounds),
+        )
     if privacy.unit == "record":
         yield from _alternatives_of_records(run)
     else:
@@ -328,8 +331,8 @@ def _alternatives_of_records(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]
     if run.epochs > 1:
         epochs = run.epochs // 2
         yield (
-            f"{epochs} instead of {_number(run.epochs, 'epoch')}"
-            + (" a round" if run.n_rounds > 1 else ""),
+            f"{_number(epochs, 'epoch')} instead of {run.epochs:,}"
+            + " a round" * (run.n_rounds > 1),
             replace(run, epochs=epochs),
         )
     if run.batch_size < run.rows_each:
@@ -338,7 +341,7 @@ def _alternatives_of_records(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]
     stated = _stated(run.schema)
     if stated != run.schema:
         yield (
-            "a schema file that states all categories and decimals",
+            "a schema file that states categories and decimals",
             replace(run, schema=stated, public_schema=True),
         )
     if run.privacy.overlap == "overlapping":

@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 from torch.nn import functional
 
 from genesis.codes import Codes, Layout
 from genesis.errors import DataError, PlanError, TrainingError
 from genesis.models import LocalTraining, create_model
 from genesis.models.ctgan import CTGAN
+from genesis.models.dense import Dense, RecordGradients, set_clipped
 from genesis.models.matmul import fast_matmul
 from genesis.models.rows import TrainingRows
 from genesis.models.sampler import ReleasedSampler
@@ -226,3 +227,283 @@ def test_gradients_are_those_of_single_records(name, shape, bound, layout, make_
     assert (gradient(model) - wanted).norm() <= 1e-12 * wanted.norm()
     if bound == BOUNDS["all are"]:
         assert (norms > bound).all()
+
+
+def test_gradients_add_up(mixed, make_rows):
+    """What a record adds is its own affair, whoever else is in the batch, and at most C."""
+    bound = 2.0
+    for name in CONFIGS:
+        model = build(name, mixed)
+        rows = make_rows(mixed, 40)
+        others = list(range(1, 40))
+
+        def summed(records, model=model, rows=rows):
+            take_step(model, rows, chosen(bound, records, [(7 * r) % POOL for r in records]))
+            return gradient(model)
+
+        alone = summed([0])
+        assert 0 < alone.norm() <= bound * (1 + 1e-9)
+        for company in ([5], others, others[:16]):
+            torch.testing.assert_close(
+                summed([0, *company]) - summed(company), alone, rtol=0, atol=1e-11
+            )
+
+
+def test_another_value_changes_one_contribution(mixed, make_rows):
+    for name in CONFIGS:
+        model = build(name, mixed)
+        rows = make_rows(mixed, 6)
+        others = make_rows(mixed, 6, seed=1)
+        changed = Codes(rows.scalars.copy(), rows.codes.copy())
+        changed.scalars[2], changed.codes[2] = others.scalars[2], others.codes[2]
+        sums = []
+        for table, records in ((rows, (0, 1, 2)), (changed, (0, 1, 2)), (rows, (0, 1))):
+            take_step(model, table, chosen(1.0, records, records))
+            sums.append(gradient(model))
+        assert (sums[0] - sums[2]).norm() <= 1 + 1e-9
+        assert (sums[1] - sums[2]).norm() <= 1 + 1e-9
+        assert not torch.equal(sums[0], sums[1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e25])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_record_without_a_finite_gradient_counts_nothing(name, bad, mixed, make_rows):
+    model = build(name, mixed, dtype=torch.float32)
+    rows = make_rows(mixed, 5)
+    take_step(model, rows, chosen(1.0, (0, 1, 3), (0, 1, 3)))
+    wanted = gradient(model)
+    rows.scalars[2] = bad
+    take_step(model, rows, chosen(1.0, (0, 1, 2, 3), (0, 1, 2, 3)))
+    torch.testing.assert_close(gradient(model), wanted, rtol=1e-4, atol=1e-5)
+    take_step(model, rows, chosen(1.0, (2,), (2,)))
+    assert (gradient(model) == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-3, 30.0, 1e3, 1e8])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_no_parameters_get_more_out_of_a_record(name, scale, mixed, make_rows):
+    """Those that a hostile server might send, in float32, where large terms cancel."""
+    model = build(name, mixed, {"discriminator_dropout": 0.0} if name == "ctgan" else None)
+    vector = model.get_vector()
+    for exponents in ((1, 1), (1, -1), (-1, 1)):
+        factors = torch.ones_like(vector)
+        for i, place in enumerate(model.parameters.slices.values()):
+            factors[place] = scale ** exponents[i // 2 % 2]
+        small = create_model(name, mixed, vars(model.config))
+        small.set_vector((vector * factors).float())
+        small.weights.get("generator.sigma", torch.ones(1)).clamp_(0.01, 1)
+        for record in range(4):
+            take_step(small, make_rows(mixed, 4), chosen(1e-2, (record,), (record,)))
+            assert gradient(small).norm() <= 1e-2 * (1 + 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("bound", "of_y", "of_x", "left"),
+    [
+        (1.0, 1.0, 1.0, 1.0),
+        (1.0, 1e3, 1e3, 1e-6),
+        (1.0, 1e6, 1e6, 0.0),
+        (1e-9, 1e9, 1e9, 1e-9),
+        (1e-9, 1e-24, 1e17, 0.5),
+    ],
+)
+def test_rounding_hides_no_gradient(bound, of_y, of_x, left):
+    """Terms that cancel but for a share, and squares that are too small for float32."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        y = torch.randn(1, 1, 40, generator=generator) * of_y
+        x = torch.randn(2, 1, 60, generator=generator) * of_x
+        x[1] = x[0] + left * x[1]
+        dy = torch.cat([y, -y * (1 + left * torch.rand(1, generator=generator).clamp(max=1))])
+        layer = Dense(torch.empty(0), torch.empty(0), torch.empty(40, 60), torch.empty(40))
+        steps = PrivateSteps(bound, 0.0, 0.5, 1, 1)
+        set_clipped([RecordGradients(layer, dy, x, biased=2)], steps, 1)
+        both = torch.cat([layer.weight_gradient.flatten(), layer.bias_gradient]).double()
+        assert both.norm() <= bound * 1.01
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_step_leaves_nothing_to_the_next(name, mixed, make_rows):
+    model, rows = build(name, mixed), make_rows(mixed, 10)
+    quiet = chosen(1.0, (1, 2, 3), (4, 5, 6))
+    take_step(model, rows, quiet)
+    wanted = gradient(model)
+    take_step(model, rows, replace(quiet, noise_multiplier=5.0))
+    assert not torch.equal(gradient(model), wanted)
+    take_step(model, rows, quiet)
+    assert torch.equal(gradient(model), wanted)
+
+
+@pytest.mark.parametrize("n", [0, 50])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_empty_batch_is_noise_alone(name, n, mixed, make_rows):
+    """Its standard deviation is σC/B in every coordinate."""
+    model = build(name, mixed, dtype=torch.float32)
+    private = drawn(n, noise_multiplier=1.5, max_grad_norm=4.0, sample_rate=1e-12, steps=1)
+    before = model.get_vector()
+    losses = model.train(make_rows(mixed, n), local(private))
+    assert all(map(np.isfinite, losses.values()))
+    noise = model.mean_gradient()[private_place(model)] * POOL / (1.5 * 4.0)
+    assert noise.std().item() == pytest.approx(1, abs=4 / np.sqrt(2 * len(noise)))
+    assert noise.mean().item() == pytest.approx(0, abs=4 / np.sqrt(len(noise)))
+    assert (noise != 0).all()
+    assert (model.get_vector() != before)[private_place(model)].float().mean() > 0.99
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_noise_is_fresh(name, mixed, make_rows):
+    """The same seed twice: different parameters."""
+    vectors = []
+    for _ in range(2):
+        model = build(name, mixed, dtype=torch.float32)
+        model.train(make_rows(mixed, 50), local(drawn(50, noise_multiplier=1.0)))
+        vectors.append(model.get_vector())
+    assert not torch.equal(*vectors)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_nothing_but_batches_depends_on_the_rows(name, mixed, make_rows):
+    """Without noise and without a record in any batch, two tables make the same model."""
+    vectors = []
+    for rows in (make_rows(mixed, 50), make_rows(mixed, 83, unknown=0.5, seed=1)):
+        model = build(name, mixed)
+        private = drawn(50, sample_rate=1e-12, noise=repeatable_noise(0))
+        model.train(rows, local(private))
+        vectors.append(model.get_vector())
+    assert torch.equal(*vectors)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_batch_sizes_are_binomial(name, mixed, make_rows):
+    """Through `train`, where batches are padded; the entries taken are spread over the pool."""
+    n, q, steps = 60, 0.3, 300
+    sizes, taken = [], []
+
+    @dataclass(frozen=True)
+    class Watched(PrivateSteps):
+        def factors(self, squared_norms):
+            sizes.append(len(squared_norms))
+            return super().factors(squared_norms)
+
+        def entries(self, n, device):
+            taken.append(super().entries(n, device))
+            return taken[-1]
+
+    model = build(name, mixed, dtype=torch.float32)
+    private = Watched(1.0, 1.0, q, POOL, steps, noise=repeatable_noise(4))
+    model.train(make_rows(mixed, n), local(private))
+    assert len(sizes) == steps
+    assert np.mean(sizes) == pytest.approx(n * q, abs=4 * np.sqrt(n * q * (1 - q) / steps))
+    assert np.var(sizes) == pytest.approx(n * q * (1 - q), rel=4 * np.sqrt(2 / steps))
+    counts = torch.bincount(torch.cat(taken), minlength=POOL)
+    assert len(counts) == POOL
+    assert counts.min() > 0.7 * counts.float().mean()
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 1000])
+@pytest.mark.parametrize("rate", [1e-9, 0.01, 0.5, 0.97, 1.0])
+def test_every_record_comes_with_the_same_chance(n, rate):
+    private = PrivateSteps(1.0, 1.0, rate, 1, 1, noise=repeatable_noise(n))
+    batches = [private.batch(n, torch.device("cpu")) for _ in range(400)]
+    assert all((batch.diff() > 0).all() for batch in batches)
+    counts = torch.bincount(torch.cat(batches), minlength=n).double()
+    assert len(counts) == n
+    deviation = np.sqrt(400 * rate * (1 - rate)) + 1e-9
+    assert ((counts - 400 * rate).abs() < 5 * deviation + 1).all()
+    together = torch.zeros(n, dtype=torch.float64)
+    for batch in batches:
+        if 0 in batch:
+            together[batch] += 1
+    # Whether the first record comes says nothing about the others.
+    both = 400 * rate**2
+    assert ((together[1:] - both).abs() < 5 * np.sqrt(both) + 1).all()
+
+
+def test_steps_of_an_epoch(mixed, make_rows):
+    for critic, for_one, of_generator in ((6, 1, 6), (7, 3, 2), (2, 5, 1)):
+        model = build("ctgan", mixed, {"discriminator_steps": for_one}, torch.float32)
+        model.train(make_rows(mixed, 50), local(drawn(50, steps=critic, noise_multiplier=1.0)))
+        state = model.optimiser_state()
+        assert int(state["discriminator.step"]) == critic
+        assert int(state["generator.step"]) == of_generator
+    model = build("tvae", mixed, dtype=torch.float32)
+    model.train(make_rows(mixed, 50), local(drawn(50, steps=5)))
+    assert int(model.optimiser_state()["adam.step"]) == 5
+
+
+def test_records_may_not_be_scored_together(mixed, make_rows):
+    model = create_model("ctgan", mixed, {"pac": 2})
+    before = model.get_vector()
+    with pytest.raises(PlanError, match="pac 1"):
+        model.train(make_rows(mixed, 50), local(drawn(50)))
+    with pytest.raises(PlanError, match="at least 2"):
+        build("ctgan", mixed, dtype=torch.float32).train(
+            make_rows(mixed, 50), local(drawn(50, batch_size=1))
+        )
+    assert torch.equal(model.get_vector(), before)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_losses_decide_nothing(name, mixed, make_rows):
+    """A loss that is not finite is no error; parameters that are not finite are one."""
+    rows = make_rows(mixed, 50)
+    rows.scalars[:] = np.nan
+    model = build(name, mixed, dtype=torch.float32)
+    losses = model.train(rows, local(drawn(50, noise_multiplier=1.0)))
+    assert not all(map(np.isfinite, losses.values()))
+    assert model.get_vector().isfinite().all()
+    before = model.get_vector()
+    with pytest.raises(TrainingError, match="diverged"):
+        model.train(rows, local(drawn(50, noise_multiplier=np.inf)))
+    assert torch.equal(model.get_vector(), before)
+    with pytest.raises(DataError):
+        model.train(make_rows(mixed, 0), local(None))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_mean_gradient_is_that_of_the_noisy_ones(name, mixed, make_rows):
+    model = build(name, mixed)
+    private = drawn(20, sample_rate=1.0, max_grad_norm=0.1, steps=1)
+    model.train(make_rows(mixed, 20), local(private))
+    mean = model.mean_gradient()[private_place(model)]
+    assert 0 < mean.norm() <= 20 * 0.1 / POOL * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_trained_model_holds_no_row(name, mixed, make_rows):
+    rows = make_rows(mixed, 50)
+    rows.scalars[:] = np.float32(0.7312345)
+    model = build(name, mixed, dtype=torch.float32)
+    model.train(rows, local(drawn(50, sample_rate=1.0, noise_multiplier=1.0)))
+    saved = pickle.dumps(model)
+    assert rows.scalars.tobytes()[:4] not in saved
+    assert model.get_vector().numpy().tobytes()[:400] in saved
+
+
+def test_conditions_are_as_frequent_as_released_counts():
+    """Naturally, with negative counts as 0 and uniformly where nothing was counted."""
+    layout = Layout((2,), (3, 2))
+    released = {(30.0, 10.0, -5.0, 0.0, -2.0): (0.375, 0.125, 0, 0.25, 0.25), None: (1 / 6,) * 3}
+    for counts, wanted in released.items():
+        frequencies = None if counts is None else np.array(counts)
+        sampler = ReleasedSampler(layout, frequencies, torch.device("cpu"))
+        generator = torch.Generator().manual_seed(0)
+        found = torch.bincount(sampler.conditions(40_000, generator), minlength=5) / 40_000
+        for i, share in enumerate(wanted):
+            assert found[i].item() == pytest.approx(share, abs=0.01)
+            assert share or not found[i]
+        columns = torch.bincount(sampler.columns(40_000, generator)) / 40_000
+        assert columns.tolist() == pytest.approx([0.5, 0.5], abs=0.01)
+    counts = np.array([3.0, 4.0, 0.0, 0.0, 1.0, 1.0, 0.0])
+    model = CTGAN(layout, {"pac": 1}, frequencies=counts)
+    prepared = model.prepare(None, local(drawn(50, batch_size=500)))
+    noise = model.draw_pool_noise(prepared, generator)
+    assert set(noise.conditions.tolist()) == {2, 3}
+    assert set(model.draw_generator_noise(prepared, generator).conditions.tolist()) == {2, 3}
+    codes = torch.tensor([[0, 2, 1], [1, -1, 0], [1, 0, 1]], dtype=torch.int32)
+    assert sampler.own_conditions(codes, torch.tensor([0, 0, 1])).tolist() == [2, -1, 4]
+
+
+def private_place(model):
+    """Where the parameters that learn from records lie in the vector."""
+    return model.parameters.parts["discriminator"] if model.name == "ctgan" else slice(None)
