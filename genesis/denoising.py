@@ -33,19 +33,22 @@ FAINT = 1.645  # deviations above which rows are likelier than noise, where rows
 SHRINKAGE = 2.0  # of the difference of two halves; 1 is James and Stein's, for noise in the mean
 
 
-def quantile(cells: int = 1) -> float:
-    """What noise exceeds, in standard deviations, in one of so many empty cells with 0.5 %."""
-    return NormalDist().inv_cdf(1 - FALSE_ALARM / max(cells, 1))
+def quantile(cells: int = 1, chance: float = FALSE_ALARM) -> float:
+    """What noise exceeds, in standard deviations, in any of so many empty cells, by that chance."""
+    return NormalDist().inv_cdf(1 - chance / max(cells, 1))
 
 
-def occupied(counts: npt.NDArray[np.number], deviation: float) -> Booleans:
+def occupied(
+    counts: npt.NDArray[np.number], deviation: float, chance: float = FALSE_ALARM
+) -> Booleans:
     """Which cells are not empty: hardly ever, by noise alone, any of them.
 
     Args:
         counts: (m,) noisy counts.
         deviation: Standard deviation of the noise.
+        chance: How often noise alone may make one of empty cells look occupied.
     """
-    return np.asarray(counts > deviation * quantile(len(counts)))
+    return np.asarray(counts > deviation * quantile(len(counts), chance))
 
 
 def last_occupied(counts: Floats, variances: Floats) -> int:
@@ -56,14 +59,15 @@ def last_occupied(counts: Floats, variances: Floats) -> int:
 
     Args:
         counts: (2**b,) noisy counts, of bins that are not all empty.
-        variances: (2**b,) of their noise.
+        variances: (2**b,) of their noise; 0 where there can be no rows.
     """
     first, last = 0, len(counts)
     while last - first > 1:
         middle = (first + last) // 2
         left, right = float(counts[first:middle].sum()), float(counts[middle:last].sum())
         noise = np.sqrt([variances[first:middle].sum(), variances[middle:last].sum()])
-        if right > FAINT * noise[1] or (right > left and left <= FAINT * noise[0]):
+        seems_right = right > FAINT * noise[1] or (right > left and left <= FAINT * noise[0])
+        if noise[1] and (seems_right or not noise[0]):
             first = middle
         else:
             last = middle

@@ -56,6 +56,8 @@ MOST_REFINE_BITS = 9  # at most 512 children of a bin
 MOST_CELLS = 4096  # up to here all bins are asked about again, then the heavy ones
 FEW_BINS = 256  # so few in all powers of two that they are counted at once
 CERTAIN = 1e-3  # the least deviation: counts without noise are known this well
+STRAY_OCTAVE = 1e-4  # chance that noise makes a value of 1e-40 or 1e40 of nothing
+LARGEST = 2.0**400  # squares of what is larger may overflow, and no column needs it
 COVERED = 0.99  # share of the values that a column's decimals must write
 
 
@@ -329,7 +331,7 @@ def _sums(counts: Floats, variances: Floats, room: Floats) -> tuple[Floats, Floa
 
 def _public_bounds(column: Column) -> tuple[float, float]:
     """Bounds that are stated, or those of the column's type."""
-    lower, upper = -math.inf, math.inf
+    lower, upper = -LARGEST, LARGEST
     dtype = pd.api.types.pandas_dtype(column.dtype)
     if column.kind is Kind.DATETIME:
         lower, upper = _times(column)
@@ -362,7 +364,7 @@ def _octave_ends() -> tuple[Floats, Floats]:
 
 def _runs_with_occupied(counts: Floats, deviation: float) -> Booleans:
     """Cells that are occupied beyond doubt, and faint ones that a chain of such leads to."""
-    certain = occupied(counts, deviation)
+    certain = occupied(counts, deviation, STRAY_OCTAVE)
     faint = certain | (counts > FAINT * deviation)
     run = np.cumsum(np.diff(faint, prepend=False))
     return faint & np.isin(run, run[certain])

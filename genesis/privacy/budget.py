@@ -217,8 +217,8 @@ def calibrated(
 ) -> float:
     """The least noise multiplier with which planned releases stay within a target.
 
-    By root finding on the joint cost of what was released and what is planned, so that the target is
-    met and never passed.
+    By root finding on the joint cost of what was released and what is planned, so that the target
+    is met and never passed.
 
     Args:
         spent: What was released, or is certain to be.

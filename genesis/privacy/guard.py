@@ -338,8 +338,8 @@ class Guard:
             statistics, training = values["statistics"], values["training"]
             self._statistics = None if statistics is None else Statistics(**statistics)
             self.training = None if training is None else Training(**training)
-            if self._statistics is not None and not self._statistics.events:
-                raise ValueError("statistics without noise")
+            if self._statistics is not None:
+                _ = self._statistics.events  # which refuses noise of nothing
             self._schema, self._labels = values["schema"], values["labels"]
             self._released, self.rows = int(values["released"]), values["rows"]
             self.last, self.run = values["last"], str(values["run"])
@@ -391,10 +391,9 @@ class Guard:
         ledger = self.ledger
         for event in events:
             ledger = ledger.with_event(event)
-        if ledger.is_within(self._allowed):
-            after = 0.0  # part of what was found to keep the promise when it was planned
-        else:
-            after = ledger.epsilon(self.privacy.delta)
+        # What was found to keep the promise when it was planned need not be computed again.
+        planned = ledger.is_within(self._allowed)
+        after = 0.0 if planned else ledger.epsilon(self.privacy.delta)
         if after > self.privacy.epsilon:
             raise PrivacyError(
                 "this would release more than was promised",

@@ -147,7 +147,8 @@ class LedgerFile:
         if after > budget:
             raise PrivacyError(
                 f"this would spend more than the budget in {self.path.name}",
-                got=f"ε = {before.epsilon(delta):.4g} spent, {after:.4g} with this, of {budget:.4g}",
+                got=f"ε = {before.epsilon(delta):.4g} spent, {after:.4g} with this, of "
+                f"{budget:.4g}",
                 do="ask for a smaller epsilon, or let the table's owner raise the budget",
             )
 
@@ -222,8 +223,11 @@ def read_ledger(path: Path) -> dict[str, Any]:
 
 def _ledger(releases: Sequence[Mapping[str, Any]], run: str | None) -> Ledger:
     """The releases of a file, all or those of one run."""
-    chosen = [each["event"] for each in releases if run in (None, each["run"])]
-    return Ledger.from_list(chosen)
+    ledger = Ledger()
+    for each in releases:
+        if run in (None, each["run"]):
+            ledger = ledger.with_event(event_from_dict(each["event"]))
+    return ledger
 
 
 def _joined(last: Event, event: Event) -> Event | None:

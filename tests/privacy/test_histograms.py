@@ -243,7 +243,9 @@ def test_sharing_out_is_better_than_the_counts_are() -> None:
 def test_the_last_bin_is_no_spurious_one() -> None:
     truth = np.zeros(64)
     truth[:20] = 300
-    assert last_occupied(truth, np.zeros(64)) == 19
+    assert last_occupied(truth, np.full(64, 1e-6)) == 19
+    nowhere_else = np.where(np.arange(64) == 5, 1.0, 0.0)
+    assert last_occupied(-7 * nowhere_else, nowhere_else) == 5
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 100, (400, 64))
     found = [last_occupied(truth + each, np.full(64, 100.0**2)) for each in noise]
