@@ -197,6 +197,15 @@ def _as_text(run: PlannedRun, found: PrivacyPlan) -> str:
     if found.clients_needed is not None:
         hidden = run.privacy.unit == "client"
         lines += ["", _wrapped(_needed(found.clients_needed, run.clients, hidden=hidden))]
+    if (instead := found.records_instead) is not None:
+        lines.append(
+            _wrapped(
+                f"With {instead.what}, one client's step would have a noise of "
+                f"{instead.noise_to_signal:.2g} times the most it can learn, of which the mean over "
+                f"{run.clients:,} clients takes most away, and a frequency an error of "
+                f"{instead.frequency_error:.2g} percent points."
+            )
+        )
     if found.refused is not None:
         lines += ["", _wrapped(f"This run would be refused: {found.refused}.")]
     return "\n".join(lines)

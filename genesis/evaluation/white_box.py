@@ -34,6 +34,7 @@ from genesis.evaluation.rows import Aligned, Rows, align
 from genesis.federated.messages import Reply, Request
 from genesis.federated.shard import Shard
 from genesis.models import GenerativeModel, create_model
+from genesis.privacy.budget import Privacy
 
 if TYPE_CHECKING:
     from genesis.synthesizer import Synthesizer
@@ -64,6 +65,9 @@ CLIENT_ROWS = 1_000
 
 LOCAL_EPOCHS = 30
 """Passes over them in a round: those of a plan with 10 rounds and 300 epochs."""
+
+ROUNDS = 10
+"""Rounds that a client's promise must last for."""
 
 EARLIER_ROUNDS = 2
 """Rounds that the server trained alone before it asked the client."""
@@ -126,7 +130,8 @@ def white_box(
     single_update_…     The server has trained on the reference, and sends its parameters to a
                         client. It scores the row by what the client answers, and once more by what
                         a client with the reference would have answered: the difference is what
-                        *these* rows did. There is one for each of the model's scores.
+                        *these* rows did. There is one for each of the model's scores. A client
+                        of a model with a promise of privacy keeps the promise.
     ==================  ==========================================================================
 
     The first three need the whole model, which a model file does not hold. The last trains anew
@@ -293,7 +298,11 @@ class _Server:
         before: what any rows of the population would change cancels.
         """
         sent = self._answer(own, None, EARLIER_ROUNDS * self.local_epochs)
-        answers = [self._answer(table, sent, self.local_epochs) for table in (client, own)]
+        promise = _promise_of(self.model)
+        answers = [
+            self._answer(client, sent, self.local_epochs, promise),
+            self._answer(own, sent, self.local_epochs),
+        ]
         codes = _encoded(self.model, client, others, self.seed)
         model = create_model(
             self.model.method, self.model.encoder.layout, self.model.config, device=self.device
@@ -309,10 +318,17 @@ class _Server:
         }
 
     def _answer(
-        self, table: _Table, sent: npt.NDArray[np.float32] | None, epochs: int
+        self,
+        table: _Table,
+        sent: npt.NDArray[np.float32] | None,
+        epochs: int,
+        promise: Privacy | None = None,
     ) -> npt.NDArray[np.float32]:
         """Parameters (P,) that a client with these rows answers with, as over any transport."""
-        shard = Shard("client", table.frame, device=self.device)
+        shard = Shard("client", table.frame, device=self.device, privacy=promise)
+        if promise is not None:
+            schema = self.model.encoder.schema.to_dict()
+            self._ask(shard, "labels", {"schema": schema, "known": True})
         self._ask(
             shard,
             "prepare",
@@ -323,6 +339,8 @@ class _Server:
                 "seed": self.seed,
                 "number": 0,
                 "measures": [],
+                "rounds": ROUNDS,
+                "epochs": epochs,
             },
         )
         reply = self._ask(
@@ -336,6 +354,7 @@ class _Server:
                 "max_grad_norm": None,
                 "clip_per_layer": False,
                 "used": False,
+                "rounds": ROUNDS,
             },
             {} if sent is None else {"vector": sent},
         )
@@ -353,6 +372,16 @@ class _Server:
         if reply.error:
             raise TrainingError("the client of the single-update attack failed", got=reply.error)
         return reply
+
+
+def _promise_of(model: Synthesizer) -> Privacy | None:
+    """What every client of the federation promised that the model comes from, if they all did."""
+    report = model.privacy
+    if report is None or report["epsilon"] is None or report["unit"] != "record":
+        return None
+    promises = [client["promise"] for client in report["clients"].values()]
+    weakest = max(promises, key=lambda promise: promise["epsilon"])
+    return Privacy.parse({"differential_privacy": weakest})
 
 
 def _encoded(model: Synthesizer, targets: _Table, others: _Table, seed: int) -> Codes:

@@ -192,9 +192,11 @@ class Shard:
             self._keep_guard()
             return reply
         except GenesisError as error:
-            if self._is_private and isinstance(error, DataError | TrainingError):
-                # What is wrong with a row tells of the row.
+            if self._is_private and isinstance(error, DataError | SchemaError | TrainingError):
+                # What is wrong with a row tells of the row, and so does how many rows are wrong.
                 log.error("client '%s' failed at '%s': %s", self.client_id, request.kind, error)
+                if isinstance(error, SchemaError):
+                    return self._failure("SchemaError", f"{error.what}; its own log says more")
                 return self._failure("FederationError", "it failed; its own log says why")
             return self._failure(type(error).__name__, str(error))
         except Exception as error:

@@ -126,6 +126,8 @@ class PrivacyPlan:
         clients_needed: Clients from which on whole ones could be hidden; None for a single table.
         refused: Why the run would not begin, or None.
         changes: What would make the noise less, the best for training first.
+        records_instead: Where clients are hidden, what hiding records would have instead, with the
+            noise of one client's step, which the mean over the clients makes less again.
     """
 
     unit: str
@@ -146,6 +148,7 @@ class PrivacyPlan:
     clients_needed: int | None = None
     refused: str | None = None
     changes: tuple[Change, ...] = ()
+    records_instead: Change | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -176,6 +179,7 @@ def plan(run: PlannedRun) -> PrivacyPlan:
         found,
         clients_needed=_clients_needed(run),
         changes=tuple(sorted(changes, key=lambda change: change.noise_to_signal)),
+        records_instead=_records_instead(run),
     )
 
 
@@ -281,6 +285,19 @@ def _clients_needed(run: PlannedRun) -> int | None:
     return math.ceil(run.clients * ratio / MOST_NOISE)
 
 
+def _records_instead(run: PlannedRun) -> Change | None:
+    """What the same run would be if it hid records; None if it does."""
+    privacy = run.privacy
+    if privacy.unit == "record":
+        return None
+    records = Privacy(
+        privacy.epsilon, privacy.delta, privacy.max_grad_norm, statistics=privacy.statistics
+    )
+    after = _planned(replace(run, privacy=records))
+    what = "records hidden instead of clients"
+    return Change(what, after.noise_to_signal, after.frequency_error)
+
+
 def _shares(mechanisms: Mapping[str, float]) -> dict[str, float]:
     """Which share of the budget each purpose has, of ε of each alone.
 
@@ -358,10 +375,6 @@ def _alternatives_of_clients(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]
         yield "all clients in every round", replace(run, client_fraction=1.0)
     if privacy.bands > 1:
         yield "one band", replace(run, privacy=replace(privacy, bands=1))
-    records = Privacy(
-        privacy.epsilon, privacy.delta, privacy.max_grad_norm, statistics=privacy.statistics
-    )
-    yield "hide records instead of clients", replace(run, privacy=records)
 
 
 def _stated(schema: Schema) -> Schema:

@@ -33,14 +33,14 @@ GRID = 1e-4  # of the loss, where dp-accounting is asked directly
 # Plan, δ, and ε as dp-accounting gave it on the grid above.
 GOLDEN: list[tuple[list[Event], float, float]] = [
     ([Gaussian(1.0)], 1e-5, 4.377178),
-    ([Gaussian(4.0, 20)], 1e-6, 5.669436),
-    ([SampledGaussian(1.0, 0.01, 1000)], 1e-5, 0.0),
-    ([SampledGaussian(0.7, 0.02, 500)], 1e-6, 0.0),
-    ([SampledGaussian(2.0, 1.0, 10)], 1e-5, 0.0),
-    ([Skellam(5.0)], 1e-5, 0.0),
-    ([Skellam(40.0, 25)], 1e-5, 0.0),
-    ([Threshold(8.0, 1e-7, 3)], 1e-5, 0.0),
-    ([Skellam(60.0, 30), SampledGaussian(1.2, 0.01, 2000)], 1e-5, 0.0),
+    ([Gaussian(4.0, 20)], 1e-6, 5.55086),
+    ([SampledGaussian(1.0, 0.01, 1000)], 1e-5, 1.828244),
+    ([SampledGaussian(0.7, 0.02, 500)], 1e-6, 7.74505),
+    ([SampledGaussian(2.0, 1.0, 10)], 1e-5, 7.511276),
+    ([Skellam(5.0)], 1e-5, 0.685266),
+    ([Skellam(40.0, 25)], 1e-5, 0.434416),
+    ([Threshold(8.0, 1e-7, 3)], 1e-5, 0.792919),
+    ([Skellam(60.0, 30), SampledGaussian(1.2, 0.01, 2000)], 1e-5, 1.896768),
     (
         [
             Composed((Skellam(50.0, 4), Gaussian(9.0)), 5),
@@ -48,7 +48,7 @@ GOLDEN: list[tuple[list[Event], float, float]] = [
             SampledGaussian(1.5, 0.02, 800),
         ],
         1e-5,
-        0.0,
+        2.078547,
     ),
 ]
 
