@@ -201,8 +201,8 @@ def _as_text(run: PlannedRun, found: PrivacyPlan) -> str:
         lines.append(
             _wrapped(
                 f"With {instead.what}, one client's step would have a noise of "
-                f"{instead.noise_to_signal:.2g} times the most it can learn, of which the mean over "
-                f"{run.clients:,} clients takes most away, and a frequency an error of "
+                f"{instead.noise_to_signal:.2g} times the most it can learn, before the mean over "
+                f"{run.clients:,} clients, and a frequency an error of "
                 f"{instead.frequency_error:.2g} percent points."
             )
         )

@@ -239,7 +239,7 @@ class NoisyTree:
         variances = np.where(room > 0, bins.variance, 0.0)
         counts = np.where(room > 0, bins.counts, 0.0)
         totals, total_variances = self._totals(bins, room, variances)
-        limits = np.maximum(FAINT * np.sqrt(total_variances), SMALL_CELL)
+        limits = np.maximum(quantile() * np.sqrt(total_variances), SMALL_CELL)
         occupied_octaves = np.flatnonzero(room.any(axis=1) & (totals > limits))
         low, high = (a.reshape(room.shape) for a in bins.question.ends())
         start, end = low[0, 0], high[-1, -1]
@@ -346,11 +346,11 @@ def _public_bounds(column: Column) -> tuple[float, float]:
 
 def _times(column: Column) -> tuple[float, float]:
     """The first and last time that a column of datetimes can hold, in its units."""
-    unit = column.unit or "us"
-    first, last = np.datetime64("0001-01-02", unit), np.datetime64("9999-12-30", unit)
+    ends = ["0001-01-02", "9999-12-30"]
     if "[ns" in column.dtype:  # as pandas had it, where the number of nanoseconds is an int64
-        first, last = np.datetime64("1677-09-23", unit), np.datetime64("2262-04-10", unit)
-    return float(first.astype(np.int64)), float(last.astype(np.int64))
+        ends = ["1677-09-23", "2262-04-10"]
+    first, last = np.array(ends, dtype=f"datetime64[{column.unit or 'us'}]").astype(np.int64)
+    return float(first), float(last)
 
 
 @cache

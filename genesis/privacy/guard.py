@@ -340,6 +340,8 @@ class Guard:
             self.training = None if training is None else Training(**training)
             if self._statistics is not None:
                 _ = self._statistics.events  # which refuses noise of nothing
+            if self.training is not None:
+                self.training.event(1)  # likewise
             self._schema, self._labels = values["schema"], values["labels"]
             self._released, self.rows = int(values["released"]), values["rows"]
             self.last, self.run = values["last"], str(values["run"])

@@ -152,7 +152,7 @@ class PrivacyPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**dataclasses.asdict(self), "changes": [vars(each) for each in self.changes]}
+        return dataclasses.asdict(self)
 
 
 def plan(run: PlannedRun) -> PrivacyPlan:

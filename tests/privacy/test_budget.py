@@ -152,7 +152,7 @@ def test_every_argument_is_none_a_promise_or_refused(privacy: Any) -> None:
 
 @pytest.mark.parametrize(
     ("unit", "trust", "overlap", "bands", "adaptive"),
-    itertools.product(UNITS, (None, *TRUSTS), OVERLAPS, (1, 2), (False, True)),
+    list(itertools.product(UNITS, (None, *TRUSTS), OVERLAPS, (1, 2), (False, True))),
 )
 def test_every_combination_is_kept_or_refused(
     unit: str, trust: str | None, overlap: str, bands: int, adaptive: bool
