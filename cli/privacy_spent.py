@@ -59,12 +59,12 @@ def _account(path: Path) -> dict[str, Any]:
     """
     try:
         told = _of_ledger(path) if _is_ledger(path) else _of_model(path)
+        if told["epsilon"] == math.inf:
+            raise PrivacyError("no ε bounds what was released", got="ε = infinity")
     except GenesisError as error:
         if str(path) in error.what:
             raise
         raise type(error)(f"{path}: {error.what}", got=error.got, do=error.do) from error
-    except ArithmeticError as error:  # noise of 1e-300, or 1e300 steps
-        raise PrivacyError(f"{path}: a release that nothing can account for") from error
     return {"file": str(path), **told}
 
 

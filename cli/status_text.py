@@ -31,7 +31,7 @@ def status_as_text(found: Mapping[str, Any]) -> str:
         "run": ", ".join(
             _plain(found[key]) for key in ("method", "aggregation") if found.get(key) is not None
         ),
-        "privacy": "no differential privacy" if epsilon is None else f"ε {epsilon:.4g} spent",
+        "privacy": "no differential privacy" if epsilon is None else f"ε {epsilon:.4g} promised",
         "traffic": ", ".join([*([f"{speed:,.0f} rows/s"] if speed is not None else []), *traffic]),
     }
     text = "\n".join(f"{name:9}{value}" for name, value in lines.items() if value)

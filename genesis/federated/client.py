@@ -73,7 +73,8 @@ class FederatedClient:
         schema: Kinds and types of the columns; inferred if None.
         device: "auto", "cpu" or "cuda".
         checkpoint: Folder for what this client needs to go on if it is stopped: its session, model
-            and optimiser. Without one, a client that was stopped goes on with the global model.
+            and optimiser. Without one, a client that was stopped goes on with the global model; and
+            if it promises privacy, not at all, for it would release again what it has released.
 
     Raises:
         PlanError: A choice is impossible.
@@ -144,6 +145,7 @@ class FederatedClient:
         Raises:
             SchemaError: The table does not fit the others.
             DataError: A value cannot be used.
+            PrivacyError: The budget has no room for another run.
             FederationError: The server refuses this client, is gone, or the run failed.
         """
         if not isinstance(data, pd.DataFrame):
@@ -163,6 +165,7 @@ class FederatedClient:
             guarded=True,
             privacy=self._privacy,
         )
+        shard.check_budget()
         connection = Connection(
             self.server_url,
             self.client_id,
@@ -188,6 +191,7 @@ class FederatedClient:
         for received in connection.tasks():
             request = received.request
             started = time.perf_counter()
+            shard.returning = connection.welcome.get("again") is True
             reply = shard.handle(request)
             self._remember(connection.secret)  # another one, if the server was started again
             if reply.error:

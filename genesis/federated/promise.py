@@ -103,10 +103,24 @@ class RunPromise:
                     do="give server and clients the same version",
                 )
             if "spent" in reply.meta:
-                spent = read(reply, lambda meta: dict(meta["spent"]))
-                Ledger.from_list(spent["ledger"])  # what cannot be accounted for is refused
-                Privacy.parse({"differential_privacy": spent["differential_privacy"]})
-                self.clients[reply.client_id] = spent
+                self.clients[reply.client_id] = self._spent(reply)
+
+    def _spent(self, reply: Reply) -> dict[str, Any]:
+        """A client's promise and ledger, as it says.
+
+        What it has said before was released, whether it remembers it or not.
+        """
+        spent = read(reply, lambda meta: dict(meta["spent"]))
+        # What cannot be accounted for is refused.
+        ledger = read(reply, lambda _: Ledger.from_list(spent["ledger"]))
+        read(reply, lambda _: Privacy.parse({"differential_privacy": spent["differential_privacy"]}))
+        said = self.clients.get(reply.client_id)
+        before = Ledger() if said is None else Ledger.from_list(said["ledger"])
+        if not before.is_within(ledger):
+            for event in ledger.events:
+                before = before.with_event(event)
+            spent["ledger"] = before.to_list()
+        return spent
 
     def noise_in(self, replies: Sequence[Reply]) -> tuple[float, int]:
         """Standard deviation of the noise in the sum of the clients' counts; rows in all.

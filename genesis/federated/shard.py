@@ -142,6 +142,8 @@ class Shard:
         self.client_id = client_id
         self.encoder: Encoder | None = None
         self.losses: dict[str, float] = {}  # of the last round, for this client's own eyes
+        self.returning = False  # whether the server knows it from before a restart, as it says
+        self.remembered: Mapping[str, Any] | None = None  # `memory` of before, if no folder has it
         self._given = table
         self._table: pd.DataFrame | None = None  # the same as the agreed schema has it
         self._discrete_columns = discrete_columns
@@ -152,7 +154,8 @@ class Shard:
         self._guarded = guarded
         self._privacy = privacy
         self._guard: Guard | None = None  # once the run's promise is known
-        self._last_state: dict[str, Tensor] | None = None  # after the last private training
+        self._counted: dict[str, Any] | None = None  # the last noisy counts, and what they answer
+        self._last_state: Mapping[str, Tensor] | None = None  # after the last private training
         self._hidden = False  # whether the server hides all of this client
         self._run = ""  # tells this run from others that were kept in the same folder
         self._number = 0
@@ -224,7 +227,11 @@ class Shard:
         self._table = schema.conform(self._given, f"client '{self.client_id}'")
         self._statistics = ShardStatistics(schema, self._table)
         known = bool(request.meta.get("known"))  # a run that goes on from a checkpoint
-        if self._guard is not None and not (known and self._guard.begun):
+        if self._guard is not None and not self._guard.begun:
+            if self.returning and not known:
+                raise self._forgotten()
+            self._guard.begin(schema)
+        elif self._guard is not None and not known:
             self._guard.begin(schema)
         found: dict[str, list[Label]] = {}
         if not known:
@@ -270,14 +277,41 @@ class Shard:
         if promise.ledger is not None:
             file = LedgerFile(promise.ledger, budget=promise.budget, delta=promise.delta)
         self._guard = Guard(promise, run=run, file=file)
-        kept = self._kept_guard()
+        self._counted = None
+        kept = self._kept_promise()
         if kept is not None and kept.get("run") == run:
             self._guard.restore(kept)
+            self._counted = kept.get("counted")
 
-    def _kept_guard(self) -> dict[str, Any] | None:
+    def check_budget(self) -> None:
+        """Make sure, before anybody is asked, that the owner's file has room for a whole run.
+
+        Raises:
+            PrivacyError: It has not.
+        """
+        own = self._privacy
+        if own is not None and own.ledger is not None and self._kept_promise() is None:
+            file = LedgerFile(own.ledger, budget=own.budget, delta=own.delta)
+            Guard(own, file=file).check_budget()
+
+    def memory(self) -> dict[str, Any] | None:
+        """What this client must remember of its promise, as JSON values; None without one."""
+        if self._guard is None:
+            return None
+        return {**self._guard.to_dict(), "counted": self._counted}
+
+    def _forgotten(self) -> PrivacyError:
+        """The error of a client that could release again what it has released."""
+        return PrivacyError(
+            f"client '{self.client_id}' was in this run before, and has kept nothing of what it "
+            "has released",
+            do="let it join the next run, with --checkpoint",
+        )
+
+    def _kept_promise(self) -> Mapping[str, Any] | None:
         """What this client remembers of a promise from before it was stopped."""
         if self._parts.folder is None:
-            return None
+            return self.remembered
         try:
             kept = json.loads((self._parts.folder / GUARD).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -292,7 +326,7 @@ class Shard:
     def _keep_guard(self) -> None:
         """Remember a promise, before what was released leaves; a failure stops the release."""
         if self._guard is not None and self._parts.folder is not None:
-            write_private(self._parts.folder / GUARD, json.dumps(self._guard.to_dict()))
+            write_private(self._parts.folder / GUARD, json.dumps(self.memory()))
 
     @property
     def _is_private(self) -> bool:
@@ -340,14 +374,7 @@ class Shard:
         if len(questions) > 2 * len(self._statistics.schema):
             raise FederationError("more is asked than there are columns")
         if self._guard is not None:
-            return Reply(
-                self.client_id,
-                meta={
-                    "deviation": self._guard.deviation,
-                    "rows": self._guard.count_rows(len(self._given)),
-                },
-                arrays={"counts": self._guard.answer(self._statistics, questions)},
-            )
+            return self._noisy_counts(self._guard, self._statistics, questions)
         answers = np.concatenate([self._statistics.answer(question) for question in questions])
         rows = len(self._given)
         if self._hidden:
@@ -355,6 +382,25 @@ class Shard:
             answers, rows = answers * WEIGHT // max(rows, 1), WEIGHT
         meta = {"deviation": 0.0, "rows": rows} if request.meta.get("private") else {}
         return Reply(self.client_id, meta=meta, arrays={"counts": answers})
+
+    def _noisy_counts(
+        self, guard: Guard, statistics: ShardStatistics, questions: list[Question]
+    ) -> Reply:
+        """Counts as a promise lets them be told.
+
+        Asked the same again by a server that has not heard the answer, it is the same answer: other
+        noise would be another release.
+        """
+        asked = json.dumps([question.to_dict() for question in questions], sort_keys=True)
+        asked = hashlib.sha256(asked.encode()).hexdigest()
+        if self._counted is None or self._counted["asked"] != asked:
+            counts = guard.answer(statistics, questions)
+            self._counted = {"asked": asked, "counts": counts.tolist()}
+        return Reply(
+            self.client_id,
+            meta={"deviation": guard.deviation, "rows": guard.count_rows(len(self._given))},
+            arrays={"counts": np.array(self._counted["counts"], dtype=np.int64)},
+        )
 
     def _prepare(self, request: Request) -> Reply:
         meta = request.meta
@@ -370,7 +416,8 @@ class Shard:
         self._seed = key(meta["seed"], Stream.TRAINING, self._number)
         rng = generator(meta["seed"], Stream.ENCODING, self._number)
         self._codes = encoder.encode(table, rng)
-        self._statistics = self._table = None  # the codes are all that training needs
+        # The codes are all that training needs.
+        self._statistics = self._table = self._counted = None
         self._model = create_model(
             meta["method"],
             encoder.layout,
@@ -469,7 +516,7 @@ class Shard:
         if self._guard is None:
             told = {} if self._hidden else metrics | self._measured
             return Reply(self.client_id, meta={"metrics": told}, arrays=arrays)
-        self._guard.last = asked
+        self._guard.sent(asked)
         self._last_state = self.snapshot()
         return Reply(
             self.client_id, meta={"metrics": {}, "spent": self._guard.spent()}, arrays=arrays
@@ -481,12 +528,14 @@ class Shard:
         if guard is None:
             return None
         if guard.training is None:  # it lost what it knew, and begins anew
+            if not guard.ledger.events:
+                raise self._forgotten()
             model, codes = self._ready()
             assert self.encoder is not None
             rows = guard.count_rows(len(codes))
             self._batch_size = batch_size_for(model, self._config, rows, self.encoder.rows)
             guard.plan_training(batch_size=self._batch_size, epochs=epochs * meta["rounds"])
-        return guard.steps(epochs)
+        return guard.steps(epochs, keep=self._keep_guard)
 
     def _trained_before(self, asked: str, rounds: int) -> bool:
         """Whether this very training was done before, by a run that a crash threw back.

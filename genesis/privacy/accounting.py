@@ -84,6 +84,7 @@ def epsilon_prv(events: Sequence[Event], delta: float) -> float:
     Raises:
         PrivacyError: There are other events than Gaussian ones, which is all it knows.
     """
+    import numpy as np
     from opacus.accountants import PRVAccountant
 
     _check_delta(delta)
@@ -97,7 +98,8 @@ def epsilon_prv(events: Sequence[Event], delta: float) -> float:
                 accountant.history.append(step)
             case _:
                 raise PrivacyError("Opacus accounts for normal noise only", do="use epsilon")
-    return float(accountant.get_epsilon(delta))
+    with np.errstate(divide="ignore"):  # of a sample of all, it takes the logarithm of 1 - q
+        return float(accountant.get_epsilon(delta))
 
 
 def _flat(events: Sequence[Event]) -> list[Event]:

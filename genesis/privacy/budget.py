@@ -281,7 +281,7 @@ def _check_number(name: str, value: Any, most: float, advice: str, *, below: boo
         limit = "" if most == math.inf else f" and {'below' if below else 'at most'} {most:g}"
         raise PlanError(
             f"{name} of differential privacy must be a number above 0{limit}",
-            got=repr(value) if number else f"a {type(value).__name__}",
+            got=_named(value),
             do=f"choose {advice}",
         )
 
@@ -299,7 +299,9 @@ def _named(value: Any) -> str:
     """What somebody gave, in a few words: a number, the keys of a mapping, or its type."""
     if isinstance(value, Mapping):
         return f"keys {', '.join(map(_word, value))}" if value else "an empty mapping"
-    return repr(value) if isinstance(value, int | float) else f"a {type(value).__name__}"
+    if isinstance(value, int | float):
+        return "a number of many digits" if abs(value) > 1e300 else repr(value)
+    return f"a {type(value).__name__}"
 
 
 def _word(name: Any) -> str:

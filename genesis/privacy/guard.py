@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,15 @@ import numpy.typing as npt
 from genesis.errors import PrivacyError
 from genesis.privacy.budget import Privacy, calibrated, rho_of
 from genesis.privacy.dp_sgd import PrivateSteps
-from genesis.privacy.events import Event, Gaussian, SampledGaussian, Skellam, Threshold
+from genesis.privacy.events import (
+    Event,
+    Gaussian,
+    SampledGaussian,
+    Skellam,
+    Threshold,
+    event_from_dict,
+    event_to_dict,
+)
 from genesis.privacy.histograms import check_disjoint, noisy_counts, released_labels
 from genesis.privacy.ledger import Ledger, LedgerFile
 from genesis.privacy.noise import Noise
@@ -170,6 +178,9 @@ class Guard:
         self._released = 0
         self._allowed = Ledger()  # what training was planned to come to
         self._labels: dict[str, list[Label]] | None = None
+        # Training that is paid for and not sent: with the ledger before it; as a crash has left it.
+        self._unsent: tuple[Ledger, Event] | None = None
+        self._paid: Event | None = None
 
     # --- statistics ---
 
@@ -186,10 +197,19 @@ class Guard:
                 "statistics of another schema were released in this run", do="start a new run"
             )
         if self._schema is None:
-            if self._file is not None and not self.ledger.events:
-                self._file.check([self._whole()])
+            if not self.ledger.events:
+                self.check_budget()
             self._schema = digest
             self._statistics = Statistics.planned(schema, self.privacy)
+
+    def check_budget(self) -> None:
+        """Make sure that the owner's file has room for all that the promise allows.
+
+        Raises:
+            PrivacyError: It has not.
+        """
+        if self._file is not None:
+            self._file.check([self._whole()])
 
     @property
     def begun(self) -> bool:
@@ -210,7 +230,7 @@ class Guard:
             PrivacyError: The promise does not allow it.
         """
         if self._labels is None:
-            self._spend_statistics()
+            self._pay(0)
             planned = self._planned
             found = {}
             for name, known in statistics.labels().items():
@@ -234,9 +254,7 @@ class Guard:
             PrivacyError: One record could change more than the promise accounts for, or more is
                 asked than was planned.
         """
-        vectors = check_disjoint(questions)
-        self._spend_statistics()
-        self._release(vectors)
+        self._pay(check_disjoint(questions))
         exact = [statistics.answer(question) for question in questions]
         return noisy_counts(np.concatenate(exact), self.deviation, self._noise)
 
@@ -247,8 +265,7 @@ class Guard:
             PrivacyError: The promise does not allow it.
         """
         if self.rows is None:
-            self._spend_statistics()
-            self._release(1)
+            self._pay(1)
             counted = noisy_counts(np.array([rows]), self.deviation, self._noise)
             self.rows = max(int(counted[0]), 1)
         return self.rows
@@ -281,8 +298,14 @@ class Guard:
         self.training = training
         self._allowed = self.ledger.with_event(training.event(epochs))
 
-    def steps(self, epochs: int) -> PrivateSteps:
+    def steps(self, epochs: int, *, keep: Callable[[], object] | None = None) -> PrivateSteps:
         """The private steps of some epochs, which are written down as spent.
+
+        Args:
+            epochs: Passes over the rows.
+            keep: Keeps `to_dict` on the owner's disk. It is called before they are written down, so
+                that after a crash it is known that nothing came of them, and they are not paid for
+                again. What has come of them may leave once `sent` was called and kept.
 
         Raises:
             PrivacyError: They are more than was planned.
@@ -290,7 +313,17 @@ class Guard:
         training = self.training
         if training is None:
             raise PrivacyError("training was asked for before it was planned")
-        self._spend(training.event(epochs))
+        event, paid = training.event(epochs), self._paid
+        self._paid = None
+        if paid not in (None, event):
+            self.ledger = self.ledger.with_event(paid)  # for nothing, but it stands in the file
+        if keep is not None:
+            self._unsent = self.ledger, event
+            keep()
+        if paid == event:
+            self.ledger = self.ledger.with_event(event)
+        else:
+            self._spend(event)
         return PrivateSteps(
             max_grad_norm=self.privacy.max_grad_norm,
             noise_multiplier=training.noise_multiplier,
@@ -300,6 +333,14 @@ class Guard:
             noise=self._noise,
         )
 
+    def sent(self, asked: str) -> None:
+        """What has come of the last steps is about to leave.
+
+        Args:
+            asked: What was asked for, by which it is known when it is asked for again.
+        """
+        self.last, self._unsent = asked, None
+
     # --- what is remembered ---
 
     def spent(self) -> dict[str, Any]:
@@ -308,11 +349,14 @@ class Guard:
 
     def to_dict(self) -> dict[str, Any]:
         """All it remembers, as JSON values; for the owner's disk."""
-        training = self.training
+        training, ledger, unsent = self.training, self.ledger, self._paid
+        if self._unsent is not None:
+            ledger, unsent = self._unsent
         return {
             "run": self.run,
             "promise": self.privacy.to_dict(),
-            "ledger": self.ledger.to_list(),
+            "ledger": ledger.to_list(),
+            "unsent": None if unsent is None else event_to_dict(unsent),
             "schema": self._schema,
             "statistics": None if self._statistics is None else vars(self._statistics),
             "released": self._released,
@@ -345,6 +389,7 @@ class Guard:
             self._schema, self._labels = values["schema"], values["labels"]
             self._released, self.rows = int(values["released"]), values["rows"]
             self.last, self.run = values["last"], str(values["run"])
+            unsent = None if values["unsent"] is None else event_from_dict(values["unsent"])
         except (KeyError, TypeError, ValueError) as error:
             raise PrivacyError("what was kept of a promise of privacy is damaged") from error
         # The owner's file goes before: it is written first, and knows of what came after.
@@ -354,6 +399,8 @@ class Guard:
                 "the owner's ledger lacks what this run has released",
                 do="bring the last good copy back, or start a new run",
             )
+        if unsent is not None and ledger != self.ledger == ledger.with_event(unsent):
+            self.ledger, self._paid = ledger, unsent
 
     # --- the ledger ---
 
@@ -369,19 +416,16 @@ class Guard:
         multiplier = calibrated((), Gaussian(1.0), promise.epsilon, promise.delta)
         return Gaussian(multiplier, purpose="all of a run")
 
-    def _spend_statistics(self) -> None:
-        """Write all statistics down, before the first of them is released."""
-        if self._released == 0 and self._labels is None and self.rows is None:
-            self._spend(*self._planned.events)
-
-    def _release(self, n: int) -> None:
-        """Count vectors of counts that were paid for."""
+    def _pay(self, n: int) -> None:
+        """Count n vectors of counts; before the first release, write all statistics down."""
         if self._released + n > self._planned.releases:
             raise PrivacyError(
                 "more statistics are asked for than the promise of privacy has paid for",
                 got=f"{self._released + n} vectors of counts instead of {self._planned.releases}",
                 do="give server and clients the same version",
             )
+        if self._released == 0 and self._labels is None and self.rows is None:
+            self._spend(*self._planned.events)
         self._released += n
 
     def _spend(self, *events: Event) -> None:

@@ -167,7 +167,9 @@ class LedgerFile:
             ) from None
         except OSError as error:
             raise DataError(
-                f"the ledger {self.path} cannot be kept", got=error.strerror, do="choose another"
+                f"the ledger {self.path.name} cannot be kept",
+                got=error.strerror,
+                do="choose another",
             ) from error
 
     def _read(self) -> dict[str, Any]:
@@ -175,7 +177,7 @@ class LedgerFile:
         try:
             return read_ledger(self.path)
         except FileNotFoundError:
-            raise PrivacyError(f"the ledger {self.path} is gone", do=_MEND) from None
+            raise PrivacyError(f"the ledger {self.path.name} is gone", do=_MEND) from None
 
     def _write(self, known: Mapping[str, Any]) -> None:
         """Replace the file."""
@@ -202,11 +204,11 @@ def read_ledger(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:
-        raise PrivacyError(f"the ledger {path} cannot be read", do=_MEND) from error
+        raise PrivacyError(f"the ledger {path.name} cannot be read", do=_MEND) from error
     try:
         known = json.loads(text)
         if known["version"] != VERSION:
-            raise PrivacyError(f"the ledger {path} is of another version", do="update Genesis")
+            raise PrivacyError(f"the ledger {path.name} is of another version", do="update Genesis")
         # A budget that is missing, or not a number, would allow everything.
         budget, delta = known["budget"], known["delta"]
         if not (0 < delta < 1 and (budget is None or 0 < budget < math.inf)):
@@ -217,7 +219,7 @@ def read_ledger(path: Path) -> dict[str, Any]:
             raise ValueError("no name of a run")
         _ledger(known["releases"], None)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise PrivacyError(f"the ledger {path} is damaged", do=_MEND) from error
+        raise PrivacyError(f"the ledger {path.name} is damaged", do=_MEND) from error
     return dict(known)
 
 

@@ -125,6 +125,8 @@ def _together(
     told: Collection[Mapping[str, Any]], overlap: str, unprotected: Sequence[str]
 ) -> dict[str, float | None]:
     """ε and δ of a person who is at one of some clients, or can be at all of them."""
+    if not isinstance(unprotected, list):
+        raise TypeError("unknown clients")
     if unprotected or not told:
         return {"epsilon": None, "delta": None}
     if overlap not in ("overlapping", "disjoint"):

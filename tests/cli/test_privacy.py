@@ -276,7 +276,7 @@ FALSE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda told: told["clients"]["table"]["ledger"].append(
             {"kind": "gaussian", "noise_multiplier": 1e-300}
         ),
-        "",
+        "claims more privacy",
     ),
     "an unknown unit": (lambda told: told.update(unit="person"), "is damaged"),
     "no ledger": (lambda told: told["clients"]["table"].pop("ledger"), "is damaged"),
@@ -328,6 +328,9 @@ DAMAGED: dict[str, str] = {
     _ledger(releases=[{}]): "is damaged",
     _ledger(releases=[{"run": 1, "event": {}}]): "is damaged",
     _ledger(releases=[{"run": "", "event": {}}]): "a release that nothing can account for",
+    _ledger(
+        releases=[{"run": "", "event": {"kind": "gaussian", "noise_multiplier": 1e-300}}]
+    ): "no ε bounds what was released; got ε = infinity",
 }
 
 

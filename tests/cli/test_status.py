@@ -98,7 +98,7 @@ round    2 of 10, 1 min 23 s so far, about 3 min 20 s left
 losses   generator -0.6252, condition 1.057, discriminator -0.5718
 missed   south-west (no rows), 年収 (no answer)
 run      ctgan, fedavg
-privacy  ε 1.25 spent
+privacy  ε 1.25 promised
 traffic  5,432 rows/s, 12.3 MB received, 1.0 MB sent
 
 client      state         last seen       rows  task   rounds

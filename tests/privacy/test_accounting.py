@@ -94,7 +94,7 @@ def loss_of(event: Event) -> privacy_loss_distribution.PrivacyLossDistribution:
 
 
 def directly(events: list[Event], delta: float) -> float:
-    """ε by dp-accounting. Counts of many cells are taken for normal, as which they cost the same."""
+    """ε by dp-accounting."""
     total = None
     for event in events:
         loss = loss_of(coarse(event))
@@ -271,14 +271,14 @@ def test_delta_must_be_a_chance(delta: float) -> None:
             accountant([Gaussian(1.0)], delta)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     target=st.floats(0.1, 20),
     delta=st.sampled_from([1e-7, 1e-5, 1e-4]),
     columns=st.integers(1, 60),
-    n=st.integers(50, 10**6),
-    batch=st.integers(1, 1000),
-    epochs=st.integers(1, 300),
+    n=st.integers(50, 10**5),
+    batch=st.integers(20, 1000),
+    epochs=st.integers(1, 100),
 )
 def test_calibrated_noise_never_passes_the_target(
     target: float, delta: float, columns: int, n: int, batch: int, epochs: int

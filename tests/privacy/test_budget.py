@@ -77,8 +77,8 @@ ODD: list[Any] = [
     [1.0],
     {},
     1j,
-    10**400,
-    -(10**400),
+    10**5000,
+    -(10**5000),
     math.nan,
     math.inf,
     -math.inf,
@@ -99,7 +99,7 @@ def test_numbers_are_numbers_in_their_ranges(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["unit", "trust", "overlap", "bands", "insist", "adaptive_clip"])
-@pytest.mark.parametrize("value", [each for each in ODD if each is not True], ids=str)
+@pytest.mark.parametrize("value", ODD[1:], ids=range(len(ODD) - 1))
 def test_words_and_switches_are_such(name: str, value: Any) -> None:
     assert name in refused({"differential_privacy": {"epsilon": 1.0, name: value}})
 
@@ -136,12 +136,14 @@ ANYTHING = st.one_of(
 def test_every_dictionary_is_a_promise_or_refused_in_one_line(given: dict[str, Any]) -> None:
     try:
         promise = Privacy.parse({"differential_privacy": given})
-    except PlanError as error:
-        assert str(error).isprintable()
+    except PlanError:
+        refused({"differential_privacy": given})
         return
     assert promise is not None
     # All that was said is in it: nothing is accepted and left out.
-    assert all(getattr(promise, name) == value for name, value in given.items() if value is not None)
+    assert all(
+        getattr(promise, name) == value for name, value in given.items() if value is not None
+    )
 
 
 @given(ANYTHING | st.dictionaries(ANYTHING.filter(lambda x: x.__hash__), ANYTHING, max_size=2))
@@ -160,9 +162,7 @@ def test_every_combination_is_kept_or_refused(
     enforced = (
         trust in (None, "local") and bands == 1 and not adaptive
         if unit == "record"
-        else trust in (None, "server")
-        and overlap == "disjoint"
-        and not (adaptive and bands > 1)
+        else trust in (None, "server") and overlap == "disjoint" and not (adaptive and bands > 1)
     )
     said = {"unit": unit, "overlap": overlap, "bands": bands, "adaptive_clip": adaptive}
     if trust is not None:

@@ -206,15 +206,13 @@ def test_more_steps_than_planned_are_refused() -> None:
         guard.steps(1)
     before = guard.ledger
     assert 0.98 * PROMISE.epsilon < before.epsilon(PROMISE.delta) <= PROMISE.epsilon
-    refused = 0
     for _ in range(3):
         with pytest.raises(PrivacyError, match=r"more than was promised; got ε = .* of 2"):
             guard.steps(1)
-        refused += 1
     assert guard.ledger == before
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     target=st.floats(0.3, 20),
     delta=st.sampled_from([1e-7, 1e-5, 1e-3]),

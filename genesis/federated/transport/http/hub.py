@@ -232,6 +232,10 @@ class Hub:
         session.seen = self._clock()
         return session
 
+    def has_answered(self, client_id: str) -> bool:
+        """Whether a client of this name has told what later requests build on."""
+        return bool(self._answers.get(client_id))
+
     def leave(self, session: Session) -> None:
         """A client says goodbye. Its id is free, and it may come back."""
         session.left = True
@@ -307,7 +311,7 @@ class Hub:
         before = self._answers.get(session.client_id, {}).get(task.kind)
         if reply.error:
             session.refused = f"this client cannot go on: {reply.error}"
-        elif before is not None and before != reply.meta:
+        elif before is not None and _lasting(before) != _lasting(reply.meta):
             session.refused = (
                 f"client '{session.client_id}' came back with another table; start it with the "
                 "table that it began with"
@@ -394,6 +398,11 @@ def _check_id(client_id: str) -> None:
         raise RefusedError(400, f"a client id has 1 to {LONGEST_ID} characters")
     if not client_id.isprintable() or client_id != client_id.strip():
         raise RefusedError(400, "a client id is printable text without spaces around it")
+
+
+def _lasting(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """What a client says the same whenever it is asked; what it has spent grows."""
+    return {name: value for name, value in meta.items() if name != "spent"}
 
 
 def _hash(secret: str) -> str:

@@ -23,7 +23,7 @@ GAUGES = {
     "min_clients": ("genesis_clients_needed", "Clients that every round needs."),
     "seconds": ("genesis_run_seconds", "Time since the run began."),
     "seconds_left": ("genesis_seconds_left", "Time to the end of the run, as estimated."),
-    "epsilon": ("genesis_epsilon", "Privacy spent; absent without differential privacy."),
+    "epsilon": ("genesis_epsilon", "Privacy promised; absent without differential privacy."),
     "rows_per_second": ("genesis_rows_per_second", "Rows trained on a second, last round."),
 }
 """Key of the status -> name and meaning of the gauge; what is null is left out."""
