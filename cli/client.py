@@ -21,7 +21,7 @@ from .network import (
     stops_on_term,
 )
 from .outputs import check_outputs, say
-from .privacy_options import gather_privacy, ledger_options, privacy_options
+from .privacy_options import gather_privacy, ledger_options, ledgers_of, privacy_options
 
 __all__ = ["client"]
 
@@ -113,10 +113,6 @@ def client(
         raise click.UsageError("--rows needs --output")
     if rows is not None and rows < 0:
         raise genesis.PlanError("the number of rows must be at least 0", got=str(rows))
-    given = (data, schema, ssl_verify, ssl_cert, ssl_key, auth_token_file)
-    check_outputs(
-        [path for path in given if path], tables=[output], files=[model], folders=[checkpoint]
-    )
     promise = gather_privacy(
         epsilon=epsilon,
         delta=delta,
@@ -124,6 +120,10 @@ def client(
         privacy_ledger=privacy_ledger,
         privacy_budget=privacy_budget,
         table=data,
+    )
+    given = (data, schema, ssl_verify, ssl_cert, ssl_key, auth_token_file, *ledgers_of(promise))
+    check_outputs(
+        [path for path in given if path], tables=[output], files=[model], folders=[checkpoint]
     )
     with lines_on_stderr(quiet=quiet), stops_on_term():
         participant = genesis.federated.FederatedClient(

@@ -14,7 +14,7 @@ from genesis.progress import ProgressBar, losses_as_text
 
 from . import options
 from .outputs import check_outputs, say
-from .privacy_options import gather_privacy, ledger_options, privacy_options
+from .privacy_options import gather_privacy, ledger_options, ledgers_of, privacy_options
 
 __all__ = ["fit"]
 
@@ -65,7 +65,15 @@ def fit(
       genesis fit patients.csv --output patients.model --schema schema.toml --epsilon 1
     """
     started = time.perf_counter()
-    check_outputs([table], files=[output])
+    promise = gather_privacy(
+        epsilon=epsilon,
+        delta=delta,
+        privacy=privacy,
+        privacy_ledger=privacy_ledger,
+        privacy_budget=privacy_budget,
+        table=table,
+    )
+    check_outputs([table, *ledgers_of(promise)], files=[output])
     arguments = dict(config)
     arguments |= {"epochs": epochs} if epochs is not None else {}
     arguments |= {"batch_size": batch_size} if batch_size is not None else {}
@@ -76,14 +84,7 @@ def fit(
         max_categories=max_categories,
         seed=seed,
         device=device,
-        privacy=gather_privacy(
-            epsilon=epsilon,
-            delta=delta,
-            privacy=privacy,
-            privacy_ledger=privacy_ledger,
-            privacy_budget=privacy_budget,
-            table=table,
-        ),
+        privacy=promise,
     )
     rows = genesis.read_table(table)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import options
 
-__all__ = ["gather_privacy", "ledger_options", "privacy_options"]
+__all__ = ["gather_privacy", "ledger_options", "ledgers_of", "privacy_options"]
 
 Decorator = Callable[[Any], Any]
 
@@ -87,6 +87,12 @@ def gather_privacy(
     if given and table is not None and given.get("unit", "record") == "record":
         given.setdefault("ledger", f"{table}.ledger.json")
     return {"differential_privacy": given} if given else None
+
+
+def ledgers_of(promise: dict[str, Any] | None) -> list[Path]:
+    """The files that a promise keeps its releases in, which nothing may write over."""
+    named = {} if promise is None else promise["differential_privacy"]
+    return [Path(named["ledger"])] if isinstance(named.get("ledger"), str) else []
 
 
 def _together(decorators: list[Decorator]) -> Decorator:

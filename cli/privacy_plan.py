@@ -133,15 +133,19 @@ def _run(chosen: Plan, schema: Schema, *, rows: int, clients: int, public: bool)
         PlanError: There are fewer rows than clients.
     """
     # Here, because they bring torch.
-    from genesis.federated.shard import batch_size_for
+    from genesis.federated.shard import batch_size_for, private_batch_size
     from genesis.privacy.plan import PlannedRun
 
     assert chosen.promise is not None
-    config = chosen.config_for(private=chosen.promise.unit == "record")
+    private = chosen.promise.unit == "record"
+    config = chosen.config_for(private=private)
     model = _model(chosen, schema, config)
     layout = model.parameters
     # Steps on the rows train the critic of a GAN, and all of an autoencoder.
     trained = layout.parts.get("discriminator", slice(0, layout.size))
+    batch_size = private_batch_size(config)
+    if not private:
+        batch_size = batch_size_for(model, config, max(rows // clients, 1), rows)
     return PlannedRun(
         privacy=chosen.promise,
         schema=schema,
@@ -151,7 +155,7 @@ def _run(chosen: Plan, schema: Schema, *, rows: int, clients: int, public: bool)
         clients=clients,
         n_rounds=chosen.n_rounds,
         epochs=chosen.epochs_per_round,
-        batch_size=batch_size_for(model, config, max(rows // clients, 1), rows),
+        batch_size=batch_size,
         client_fraction=chosen.client_fraction,
         public_schema=public,
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from genesis.errors import PlanError
 
-__all__ = ["Stream", "check_seed", "generator", "key"]
+__all__ = ["Stream", "check_seed", "generator", "key", "secret_generator"]
 
 
 class Stream(IntEnum):
@@ -43,3 +43,12 @@ def key(seed: int, stream: Stream, *numbers: int) -> tuple[int, ...]:
 def generator(seed: int, stream: Stream, *numbers: int) -> np.random.Generator:
     """The numbers of a stream."""
     return np.random.default_rng(np.random.SeedSequence(key(seed, stream, *numbers)))
+
+
+def secret_generator() -> np.random.Generator:
+    """Numbers that come from the operating system and are the same for nobody else.
+
+    For what is drawn row by row of private rows: with numbers that others know, one row more would
+    give all rows after it another draw, which is a change of all of them.
+    """
+    return np.random.default_rng()

@@ -38,7 +38,7 @@ from genesis.privacy.one_table import (
 )
 from genesis.progress import ProgressBar
 from genesis.schema import Schema
-from genesis.seeding import Stream, check_seed, generator, key
+from genesis.seeding import Stream, check_seed, generator, key, secret_generator
 from genesis.statistics import ShardStatistics
 
 __all__ = ["Progress", "Synthesizer"]
@@ -126,7 +126,8 @@ class Synthesizer:
         table = schema.conform(table)
         pooled = pooled_statistics(ShardStatistics(schema, table), len(table), guard)
         encoder = Encoder.fit(pooled, max_categories=self.max_categories)
-        codes = encoder.encode(table, generator(self.seed, Stream.ENCODING, 0))
+        rng = generator(self.seed, Stream.ENCODING, 0)
+        codes = encoder.encode(table, rng if guard is None else secret_generator())
         model = self._adopt(encoder)
         self._complete = True
         with ProgressBar("epochs", quiet=not self.config.get("verbose")) as bar:

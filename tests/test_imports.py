@@ -14,6 +14,7 @@ import genesis.federated
 ROOT = Path(__file__).parents[1]
 HEAVY = ["torch", "numpy", "pandas", "scipy", "ctgan", "sdv", "rich"]
 HEAVY += ["sdmetrics", "sklearn", "plotly", "jinja2"]
+HEAVY += ["dp_accounting", "opacus"]
 HEAVY += ["fastapi", "uvicorn", "httpx", "limits", "cryptography", "prometheus_client", "flwr"]
 
 
@@ -28,6 +29,8 @@ HEAVY += ["fastapi", "uvicorn", "httpx", "limits", "cryptography", "prometheus_c
         "from genesis_cli.main import genesis as group; show(['evaluate'])",
         "from genesis_cli.main import genesis as group; show(['audit'])",
         "from genesis_cli.main import genesis as group; show(['federated', 'simulate'])",
+        "from genesis_cli.main import genesis as group; show(['privacy', 'plan'])",
+        "from genesis_cli.main import genesis as group; show(['privacy', 'spent'])",
         "from genesis_cli.federated import federated as group; show([])",
         "from genesis_cli.federated import federated as group; show(['server'])",
         "from genesis_cli.federated import federated as group; show(['client'])",

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from genesis.errors import ModelFileError, PrivacyError
+from genesis.errors import FederationError, ModelFileError, PrivacyError
 from genesis.federated.clients import read
 from genesis.federated.messages import Reply, Update
 from genesis.privacy.budget import Privacy
@@ -38,6 +38,7 @@ from genesis.schema import Schema
 __all__ = ["RunPromise"]
 
 MOST_DEVIATION = 1e12  # of the noise that a client says it added
+MOST_EVENTS = 1000  # in its ledger: three, and three more after every restart
 PREFIX = "promise."  # of tensors in a checkpoint
 
 
@@ -113,13 +114,20 @@ class RunPromise:
         spent = read(reply, lambda meta: dict(meta["spent"]))
         # What cannot be accounted for is refused.
         ledger = read(reply, lambda _: Ledger.from_list(spent["ledger"]))
-        read(reply, lambda _: Privacy.parse({"differential_privacy": spent["differential_privacy"]}))
+        told = {"differential_privacy": spent.get("differential_privacy")}
+        read(reply, lambda _: Privacy.parse(told))
         said = self.clients.get(reply.client_id)
         before = Ledger() if said is None else Ledger.from_list(said["ledger"])
         if not before.is_within(ledger):
             for event in ledger.events:
                 before = before.with_event(event)
             spent["ledger"] = before.to_list()
+        if len(spent["ledger"]) > MOST_EVENTS:
+            raise FederationError(
+                f"client '{reply.client_id}' says that it has released more than can be told",
+                got=f"{len(spent['ledger'])} kinds of releases",
+                do="leave it out",
+            )
         return spent
 
     def noise_in(self, replies: Sequence[Reply]) -> tuple[float, int]:

@@ -53,12 +53,12 @@ from genesis.privacy.dp_sgd import PrivateSteps
 from genesis.privacy.guard import Guard
 from genesis.privacy.ledger import LedgerFile
 from genesis.schema import Kind, Schema
-from genesis.seeding import Stream, generator, key
+from genesis.seeding import Stream, generator, key, secret_generator
 from genesis.statistics import DISCRETE, Question, ShardStatistics
 from genesis.tables import write_private
 from genesis.values import Label
 
-__all__ = ["LocalChoices", "Shard", "batch_size_for"]
+__all__ = ["LocalChoices", "Shard", "batch_size_for", "private_batch_size"]
 
 log = logging.getLogger(__name__)
 
@@ -415,7 +415,7 @@ class Shard:
         self._number = int(meta["number"])
         self._seed = key(meta["seed"], Stream.TRAINING, self._number)
         rng = generator(meta["seed"], Stream.ENCODING, self._number)
-        self._codes = encoder.encode(table, rng)
+        self._codes = encoder.encode(table, rng if self._guard is None else secret_generator())
         # The codes are all that training needs.
         self._statistics = self._table = self._counted = None
         self._model = create_model(
@@ -428,7 +428,7 @@ class Shard:
         )
         rows = self._told_rows(len(self._codes), known=bool(meta.get("known")))
         if rows is not None:
-            self._batch_size = batch_size_for(self._model, config, rows, encoder.rows)
+            self._batch_size = self._batch_size_of(self._model, rows, encoder.rows)
         if self._guard is not None and rows is not None:
             epochs = self._choices.local_epochs or meta["epochs"]
             self._guard.plan_training(batch_size=self._batch_size, epochs=epochs * meta["rounds"])
@@ -533,9 +533,15 @@ class Shard:
             model, codes = self._ready()
             assert self.encoder is not None
             rows = guard.count_rows(len(codes))
-            self._batch_size = batch_size_for(model, self._config, rows, self.encoder.rows)
+            self._batch_size = self._batch_size_of(model, rows, self.encoder.rows)
             guard.plan_training(batch_size=self._batch_size, epochs=epochs * meta["rounds"])
         return guard.steps(epochs, keep=self._keep_guard)
+
+    def _batch_size_of(self, model: GenerativeModel, rows: int, total: int) -> int:
+        """Rows of a step, for so many rows as others know of, out of a total."""
+        if self._guard is None:
+            return batch_size_for(model, self._config, rows, total)
+        return private_batch_size(self._config)
 
     def _trained_before(self, asked: str, rounds: int) -> bool:
         """Whether this very training was done before, by a run that a crash threw back.
@@ -697,6 +703,14 @@ def batch_size_for(model: GenerativeModel, config: Mapping[str, Any], rows: int,
     fitting = round(FULL_BATCH * share * (1 + share) / 2 / multiple) * multiple
     smallest = math.ceil(SMALLEST_BATCH / multiple) * multiple
     return max(min(fitting, FULL_BATCH), smallest)
+
+
+def private_batch_size(config: Mapping[str, Any]) -> int:
+    """Rows expected in a private step.
+
+    Steps cost privacy and rows do not, so a small shard makes as few as one with all the rows.
+    """
+    return int(config.get("batch_size", FULL_BATCH))
 
 
 def _as_tensor(text: str) -> Tensor:

@@ -31,8 +31,8 @@ def run_status(
     Returns:
         state ("waiting", "agreeing", "training", "finishing", "complete", "failed" or
         "interrupted"), reason, method, aggregation, version, round (rounds complete), n_rounds,
-        min_clients, seconds, seconds_left, epsilon (what the plan promises, None without a promise),
-        rows_per_second (rows trained on in the last round, with the epochs of the plan),
+        min_clients, seconds, seconds_left, epsilon (what the plan promises, None without a
+        promise), rows_per_second (rows trained on in the last round, with the epochs of the plan),
         bytes_received, bytes_sent; clients: client_id, state ("waiting", "working" or "absent"),
         last_seen (seconds ago), rows, task, rounds (in which it took part); and rounds: see
         `RoundReport.to_dict`.

@@ -157,6 +157,10 @@ class LedgerFile:
         """Keep other programs out."""
         from filelock import FileLock, Timeout
 
+        if not self.path.parent.is_dir():  # a lock would be made with its folder
+            raise DataError(
+                f"the ledger {self.path} cannot be kept", got="no such folder", do="make it first"
+            )
         lock = self.path.with_name(self.path.name + ".lock")
         try:
             with FileLock(lock, timeout=LOCK_SECONDS):

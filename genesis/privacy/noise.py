@@ -2,7 +2,9 @@
 
 Noise that somebody else can compute hides nothing, and a seed is known: to the server, to every
 client, in a model file. So all that differential privacy draws, the choice of a batch included,
-comes from ChaCha20 (RFC 8439) under a key of `os.urandom` that is used once and forgotten.
+comes from ChaCha20 (RFC 8439) under a key of `os.urandom` that is used once and forgotten; only
+Skellam noise comes from PCG64 under such a key, which is no cipher: numpy draws it from nothing
+else.
 """
 
 from __future__ import annotations

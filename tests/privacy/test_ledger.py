@@ -282,7 +282,7 @@ def test_a_full_disk_is_told_and_spends_nothing(
 
 def test_a_folder_that_is_missing_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be kept|cannot write"):
+    with pytest.raises(DataError, match=r"cannot be kept|cannot write"):
         opened(tmp_path / "file" / "ledger.json")
 
 

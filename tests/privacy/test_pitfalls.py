@@ -30,9 +30,7 @@ from genesis.federated import (
     CheckpointCallback,
     EarlyStopping,
     agreement,
-    checkpoint,
     promise,
-    shard,
 )
 from genesis.federated.callbacks import Callback
 from genesis.federated.clients import Clients
@@ -330,7 +328,7 @@ def one_record_shows_in_no_encoder(_: Path) -> None:
     for path in (agreed, learnt):
         schema, encoder = path(base)
         assert encoder.schema["x"].decimals == 1
-        assert [e.labels for e in encoder.encodings if e.kind == "discrete"][0] == ("a", "b", "c")
+        assert encoder.encodings[encoder.block_of["c"]].labels == ("a", "b", "c")
         for row in NEIGHBOURS.values():
             more = pd.concat([base, pd.DataFrame([row])], ignore_index=True)
             other, neighbour = path(more)
@@ -340,6 +338,14 @@ def one_record_shows_in_no_encoder(_: Path) -> None:
             assert abs(neighbour.frequencies.sum() - encoder.frequencies.sum()) <= 9
 
 
+@check(5)
+def a_rare_label_is_released_with_chance_delta(_: Path) -> None:
+    noise = repeatable_noise(1)
+    passed = [guards.released_labels(["rare"], np.ones(1), 9.0, 1e-6, noise) for _ in range(200)]
+    assert not any(passed)
+    assert guards.released_labels(["common"], np.full(1, 120), 9.0, 1e-6, noise) == ["common"]
+
+
 @bug(5)
 def raw_labels(patch: Patch) -> None:
     patch.setattr(guards, "released_labels", lambda labels, *_: sorted(labels))
@@ -347,7 +353,7 @@ def raw_labels(patch: Patch) -> None:
 
 @bug(5)
 def threshold_forgotten(patch: Patch) -> None:
-    patch.setattr("genesis.privacy.histograms.label_threshold", lambda *_: 0.0)
+    patch.setattr("genesis.privacy.histograms.label_threshold", lambda *_: 1.0)
 
 
 @bug(5)
@@ -366,7 +372,7 @@ def raw_decimals(patch: Patch) -> None:
 def raw_schema_of_a_table_alone(patch: Patch) -> None:
     original = one_table.schema_of
 
-    def raw(*arguments: Any, private: bool) -> Schema:
+    def raw(*arguments: Any, **_: Any) -> Schema:
         return original(*arguments, private=False)
 
     patch.setattr(one_table, "schema_of", raw)
@@ -472,7 +478,8 @@ def conditions_come_from_released_frequencies(_: Path) -> None:
 @bug(6)
 def exact_number_of_rows(patch: Patch) -> None:
     def count_rows(self: Guard, rows: int) -> int:
-        self._spend_statistics()
+        if self.rows is None:
+            self._pay(1)
         self.rows = rows
         return rows
 
@@ -508,7 +515,7 @@ def a_mean_beside_the_counts(patch: Patch) -> None:
 
 @bug(6)
 def statistics_nobody_wrote_down(patch: Patch) -> None:
-    patch.setattr(Guard, "_spend_statistics", lambda _: None)
+    patch.setattr(Guard, "_pay", lambda *_: None)
 
 
 @bug(6)
@@ -600,7 +607,11 @@ def asked_after_the_release(patch: Patch) -> None:
 
 @bug(7)
 def statistics_without_end(patch: Patch) -> None:
-    patch.setattr(Guard, "_release", lambda *_: None)
+    def pay(self: Guard, _: int) -> None:
+        if not self.ledger.events:
+            self._spend(*self._planned.events)
+
+    patch.setattr(Guard, "_pay", pay)
 
 
 @bug(7)
@@ -611,13 +622,13 @@ def budget_of_the_owner_forgotten(patch: Patch) -> None:
 # --- 8: a ledger that begins anew when a run is resumed ---
 
 
-class Crash(Exception):
+class CrashError(Exception):
     pass
 
 
 class CrashAfterRound(Callback):
     def on_round_complete(self, run: Any, report: Any) -> None:
-        raise Crash
+        raise CrashError
 
 
 def ledgers(found: Federation) -> dict[str, Ledger]:
@@ -636,9 +647,10 @@ def a_resumed_run_goes_on_with_its_ledger(path: Path) -> None:
         callbacks = (CheckpointCallback(path / unit), CrashAfterRound())
         choices: dict[str, Any] = {"n_rounds": 2, "local_epochs": 1, "schema": schema}
         broken = federation(wanted, callbacks=callbacks, **choices)
-        with noise_of(1), pytest.raises(Crash):
+        with noise_of(1), pytest.raises(CrashError):
             broken.run()
-        resumed = federation(wanted, **choices)
+        spy = Spy(TABLES)
+        resumed = federation(wanted, spy, **choices)
         with noise_of(2):
             resumed.run(resume_from=path / unit)
         before, after = ledgers(broken), ledgers(resumed)
@@ -646,6 +658,10 @@ def a_resumed_run_goes_on_with_its_ledger(path: Path) -> None:
         for name, ledger in before.items():
             assert ledger.is_within(after[name])
             assert times(after[name].events[-1]) == 2 * times(ledger.events[-1])
+            if unit == "record":  # the server remembers it too, but may be somebody else's
+                guard = spy.shards[name]._guard
+                assert guard is not None
+                assert guard.ledger == after[name]
         assert resumed.privacy is not None
         assert resumed.privacy["epsilon"] > 0.9 * wanted["differential_privacy"]["epsilon"]
 
@@ -670,18 +686,13 @@ def client_forgets_what_it_spent(patch: Patch) -> None:
 
 
 @bug(8)
-def checkpoint_without_the_promise(patch: Patch) -> None:
-    write = shard.write_part
-
-    def written(folder: Path, number: int, run: str, state: dict[str, Any]) -> None:
-        write(folder, number, run, {k: v for k, v in state.items() if k != "guard"})
-
-    patch.setattr(shard, "write_part", written)
+def checkpoint_without_the_ledger(patch: Patch) -> None:
+    remembered = Guard.to_dict
+    patch.setattr(Guard, "to_dict", lambda self: {**remembered(self), "ledger": []})
 
 
 @bug(8)
 def server_forgets_what_it_spent(patch: Patch) -> None:
-    patch.setattr(checkpoint.Checkpoint, "promise", {}, raising=False)
     restore = RunPromise.restore
 
     def restored(self: RunPromise, values: Any, tensors: Any) -> None:
@@ -928,6 +939,31 @@ def no_seed_decides_the_noise(_: Path) -> None:
         assert refused(lambda: noises.repeatable_noise(0))
 
 
+@check(11)
+def no_seed_decides_how_rows_are_encoded(_: Path) -> None:
+    """A row more would shift the numbers of all rows after it: that may not be known either."""
+    encode, drawn = Encoder.encode, []
+
+    def encoded(self: Encoder, rows: pd.DataFrame, rng: np.random.Generator | None) -> Codes:
+        drawn.append(rng.bytes(8) if rng is not None else None)
+        return encode(self, rows, rng)
+
+    with Patch.context() as patch:
+        patch.setattr(Encoder, "encode", encoded)
+        for _ in range(2):
+            with noise_of(1):
+                Synthesizer("tvae", TINY["tvae"], seed=0, privacy=promised(3.0)).fit(table())
+                federation(promised(3.0)).run()
+    assert len(drawn) == 6
+    assert len(set(drawn)) == 6
+
+
+@bug(11)
+def codes_of_a_seed(patch: Patch) -> None:
+    for module in ("genesis.synthesizer", "genesis.federated.shard"):
+        patch.setattr(f"{module}.secret_generator", lambda: np.random.default_rng(0))
+
+
 @bug(11)
 def normal_numbers_of_torch(patch: Patch) -> None:
     patch.setattr(Noise, "normal", lambda _, n: torch.randn(n))
@@ -952,7 +988,7 @@ def counts_of_numpy(patch: Patch) -> None:
 
 @bug(11)
 def batches_of_torch(patch: Patch) -> None:
-    def batch(self: PrivateSteps, n: int, device: torch.device) -> torch.Tensor:
+    def batch(self: PrivateSteps, n: int, _: torch.device) -> torch.Tensor:
         return torch.nonzero(torch.rand(n) < self.sample_rate).squeeze(1)
 
     patch.setattr(PrivateSteps, "batch", batch)
@@ -1052,8 +1088,8 @@ def hiding(**choices: Any) -> RunPromise:
 
 @check(13)
 def hidden_clients_count_alike(_: Path) -> None:
+    wanted = promised(8.0, unit="client")
     for rule in ("weighted", "median", "krum", "trimmed_mean", "similarity", "scaffold"):
-        wanted = promised(8.0, unit="client")
         assert refused(lambda rule=rule: Plan("tvae", privacy=wanted, aggregation=rule))
     vectors = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     combined = []
@@ -1065,21 +1101,21 @@ def hidden_clients_count_alike(_: Path) -> None:
 
 @check(13)
 def an_adaptive_clip_finds_the_quantile_and_its_noise_fits(_: Path) -> None:
-    norms = torch.linspace(0.1, 3.0, 400)
-    vectors = norms[:, None] * torch.nn.functional.one_hot(torch.arange(400) % 5, 5)
-    for start, quantile in itertools.product((0.02, 50.0), (0.25, 0.5, 0.9)):
-        mean = NoisyMean(1.0, start, 400.0, adaptive=Adaptive(quantile))
+    norms = torch.linspace(0.1, 3.0, 80)
+    vectors = norms[:, None] * torch.nn.functional.one_hot(torch.arange(80) % 5, 5)
+    for start, quantile in itertools.product((0.05, 20.0), (0.25, 0.75)):
+        mean = NoisyMean(1.0, start, 80.0, adaptive=Adaptive(quantile))
         noise = repeatable_noise(3)
-        for _ in range(120):
+        for _ in range(100):
             mean.combine(torch.zeros(5), vectors, noise)
-        assert abs(float((norms <= mean.max_norm).double().mean()) - quantile) < 0.1
+        assert abs(float((norms <= mean.max_norm).double().mean()) - quantile) < 0.12
     # All changes are within the clip, which therefore shrinks; the noise is that of the larger one.
-    mean = NoisyMean(1.0, 1.0, 400.0, adaptive=Adaptive(rate=2.0))
-    multiplier = Adaptive().rest(1.0, 400.0)
+    mean = NoisyMean(1.0, 1.0, 80.0, adaptive=Adaptive(rate=2.0))
+    multiplier = Adaptive().rest(1.0, 80.0)
     still = torch.zeros(20_000)
-    moved = mean.combine(still, torch.zeros(400, len(still)), repeatable_noise(4))
+    moved = mean.combine(still, torch.zeros(80, len(still)), repeatable_noise(4))
     assert mean.max_norm < 0.5
-    assert abs(float(moved.std()) * 400 / multiplier - 1) < 0.03
+    assert abs(float(moved.std()) * 80 / multiplier - 1) < 0.03
 
 
 @bug(13)
@@ -1194,12 +1230,6 @@ def packs_are_allowed(patch: Patch) -> None:
 
 
 @bug(14)
-def packs_are_allowed_in_a_step(patch: Patch) -> None:
-    patch.setattr(CTGAN, "_check_private", lambda *_: None)
-    patch.setattr(CTGAN, "private_critic_step", lambda *_: torch.zeros(2))
-
-
-@bug(14)
 def a_fake_for_every_row(patch: Patch) -> None:
     """Generated rows see each other in batch normalisation, so their number is seen too."""
     prepare = CTGAN.prepare
@@ -1240,21 +1270,18 @@ def counted_noise() -> Iterator[list[int]]:
 
 
 def check_kept(told: Mapping[str, Any] | None, epsilon: float, drawn: list[int]) -> None:
-    """That a run has spent what it promised, and that there was noise in what it did."""
+    """That a run has spent what it promised, and drew noise for every step that it took."""
     assert told is not None
     assert told["epsilon"] is not None
     assert 0.9 * epsilon < told["epsilon"] <= epsilon
     assert report.spent_epsilon(told) == told["epsilon"]
+    trained = 0
     for client in told.get("clients", {"server": told}).values():
-        events = Ledger.from_list(client["ledger"]).events
-        # Statistics, and training or rounds.
-        assert isinstance(events[0], Skellam | Gaussian)
-        assert isinstance(events[-1], SampledGaussian | Gaussian)
-    trained = sum(
-        times(Ledger.from_list(client["ledger"]).events[-1])
-        for client in told.get("clients", {"server": told}).values()
-    )
-    assert sum(drawn) > 30 * trained
+        statistics, *_, training = Ledger.from_list(client["ledger"]).events
+        assert isinstance(statistics, Skellam | Gaussian)
+        assert isinstance(training, SampledGaussian | Gaussian)
+        trained += times(training)
+    assert sum(n > 30 for n in drawn) >= trained  # sets of labels are smaller
 
 
 @check(15)
@@ -1272,6 +1299,8 @@ def every_promise_is_kept_or_refused(_: Path) -> None:
             run.run()
         check_kept(run.privacy, 3.0, drawn)
         assert run.privacy is not None
+        assert run.state is not None
+        assert unit == "record" or drawn.count(len(run.state.vector)) == run.n_rounds
         found = tuple(run.privacy[key] for key in ("unit", "trust", "overlap"))
         assert found == (unit, trust, overlap)
         kept.add(found)
@@ -1289,7 +1318,8 @@ def a_promise_of_one_table_is_kept_or_refused(_: Path) -> None:
         with noise_of(1), counted_noise() as drawn:
             alone.fit(table())
         check_kept(alone.privacy, 3.0, drawn)
-    classes = Classifier(epochs=1, batch_size=50, hidden=(8,), privacy=promised(3.0))
+    schema = public_schema(TABLES)
+    classes = Classifier(epochs=1, hidden=(8,), schema=schema, privacy=promised(3.0))
     with noise_of(1), counted_noise() as drawn:
         classes.fit(table(), "c")
     check_kept(classes.privacy, 3.0, drawn)
@@ -1324,7 +1354,7 @@ def silently_ignored_epsilon(patch: Patch) -> None:
 def what_is_not_known_is_left_out(patch: Patch) -> None:
     parse = Privacy.parse
 
-    def lenient(cls: type[Privacy], privacy: Any) -> Privacy | None:
+    def lenient(_: type[Privacy], privacy: Any) -> Privacy | None:
         return parse(privacy) if not refused(lambda: parse(privacy)) else None
 
     patch.setattr(Privacy, "parse", classmethod(lenient))
@@ -1347,7 +1377,7 @@ def private_steps_are_paid_and_not_taken(patch: Patch) -> None:
 
 @bug(15)
 def server_adds_no_noise(patch: Patch) -> None:
-    def combine(self: RunPromise, vector: torch.Tensor, updates: Any) -> torch.Tensor:
+    def combine(self: RunPromise, _: torch.Tensor, updates: Any) -> torch.Tensor:
         assert self._rounds is not None
         self._spend(self._rounds.event(self._multiplier))
         return torch.from_numpy(np.mean([update.vector for update in updates], axis=0))

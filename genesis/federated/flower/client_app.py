@@ -2,8 +2,8 @@
 
 Flower may handle each message in a process of its own. What the shard knows therefore stays in
 `context.state`, which the SuperNode keeps and never sends: the requests that set the shard up, its
-snapshot once it has trained, and what it has released under a promise of privacy. A process that has the shard goes on with it; any other builds it
-anew, and the same numbers come out.
+snapshot once it has trained, and what it has released under a promise of privacy. A process that
+has the shard goes on with it; any other builds it anew, and the same numbers come out.
 
 What a node says of itself in `--node-config`:
 
