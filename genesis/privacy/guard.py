@@ -39,7 +39,7 @@ from genesis.privacy.histograms import check_disjoint, noisy_counts, released_la
 from genesis.privacy.ledger import Ledger, LedgerFile
 from genesis.privacy.noise import Noise
 from genesis.schema import Schema
-from genesis.statistics import DISCRETE, Question, ShardStatistics, planned_releases
+from genesis.statistics import DISCRETE, NUMERIC, Question, ShardStatistics, planned_releases
 from genesis.values import Label
 
 __all__ = ["Guard", "Statistics", "Training"]
@@ -251,10 +251,12 @@ class Guard:
         """Noisy counts, all questions' one after the other.
 
         Raises:
-            PrivacyError: One record could change more than the promise accounts for, or more is
-                asked than was planned.
+            PrivacyError: One record could change more than the promise accounts for, or decide
+                whether there is an answer; or more is asked than was planned.
         """
-        self._pay(check_disjoint(questions))
+        vectors = check_disjoint(questions)
+        _check_kinds(statistics.schema, questions)
+        self._pay(vectors)
         exact = [statistics.answer(question) for question in questions]
         return noisy_counts(np.concatenate(exact), self.deviation, self._noise)
 
@@ -449,3 +451,21 @@ class Guard:
         if self._file is not None:
             self._file.spend(events, self.run)
         self.ledger = ledger
+
+
+def _check_kinds(schema: Schema, questions: Sequence[Question]) -> None:
+    """Refuse questions that do not suit a column, whatever it holds.
+
+    Bins of labels can be counted as long as all of these are numbers: that it fails would tell of
+    the one that is not.
+
+    Raises:
+        PrivacyError: There is one.
+    """
+    for question in questions:
+        kinds = NUMERIC if question.labels is None else (*NUMERIC, *DISCRETE)
+        if schema[question.column].kind not in kinds:
+            raise PrivacyError(
+                f"a question about column '{question.column}' does not suit its kind",
+                do="give server and clients the same version",
+            )

@@ -475,6 +475,34 @@ def conditions_come_from_released_frequencies(_: Path) -> None:
     assert set(drawn[0].tolist()) == {0, 1, 2}  # never what has a negative count
 
 
+@check(6)
+def no_single_cell_decides_whether_there_is_an_answer(_: Path) -> None:
+    rows = pd.DataFrame({"x": np.arange(60) / 2, "c": ["1", "2", "3"] * 20})
+    other = rows.copy()
+    other.loc[7, "c"] = "rare"  # no number
+    schema = Schema.infer(rows).without_values().to_dict()
+    questions = (
+        Question("c", decimals=True),
+        Question("c", parents=(0,), shift=64, bits=12),
+        Question("c", labels=("1", None)),
+        Question("x", labels=(None,)),
+    )
+    for question in questions:
+        answers = []
+        for each in (rows, other):
+            client = Shard("one", each, device="cpu", guarded=True)
+            told = {"schema": schema, "run": "a", "privacy": promised(1.0)}
+            assert client.handle(Request("labels", meta=told)).error is None
+            asked = {"questions": [question.to_dict()]}
+            answers.append(client.handle(Request("count", meta=asked)).error)
+        assert answers[0] == answers[1]
+
+
+@bug(6)
+def bins_of_labels(patch: Patch) -> None:
+    patch.setattr(guards, "_check_kinds", lambda *_: None)
+
+
 @bug(6)
 def exact_number_of_rows(patch: Patch) -> None:
     def count_rows(self: Guard, rows: int) -> int:
