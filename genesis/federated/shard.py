@@ -257,22 +257,25 @@ class Shard:
             PlanError: They do not go together.
         """
         plans = Privacy.parse(meta.get("privacy"))
-        own = self._privacy
-        self._hidden = plans is not None and plans.unit == "client"
-        if self._hidden:
-            if own is not None:
-                raise PlanError(
-                    f"client '{self.client_id}' hides its records, and the run hides whole clients",
-                    do="leave one of the two promises out",
-                )
-            return
+        own, run = self._privacy, str(meta.get("run", ""))
+        hidden = plans is not None and plans.unit == "client"
+        if hidden and own is not None:
+            raise PlanError(
+                f"client '{self.client_id}' hides its records, and the run hides whole clients",
+                do="leave one of the two promises out",
+            )
         promise = plans if own is None else own if plans is None else own.stricter(plans)
-        if promise is None:
-            self._guard = None
-            return
-        run = str(meta.get("run", ""))
         if self._guard is not None and (self._guard.run, self._guard.privacy) == (run, promise):
             return  # asked again, by a server that was started again
+        if self._guard is not None and self._guard.ledger.events:
+            # A promise is for all that leaves, and a new one would begin with an empty ledger.
+            raise PrivacyError(
+                "this client has released statistics under another promise already",
+                do="let the server go on with the run, or start the client again",
+            )
+        self._hidden, self._guard = hidden, None
+        if promise is None or hidden:
+            return
         file = None
         if promise.ledger is not None:
             file = LedgerFile(promise.ledger, budget=promise.budget, delta=promise.delta)

@@ -695,6 +695,23 @@ def a_resumed_run_goes_on_with_its_ledger(path: Path) -> None:
 
 
 @check(8)
+def a_client_that_lost_its_ledger_is_refused(path: Path) -> None:
+    callbacks = (CheckpointCallback(path / "lost"), CrashAfterRound())
+    choices: dict[str, Any] = {"n_rounds": 2, "local_epochs": 1}
+    write = shard.write_part
+
+    def written(folder: Path, number: int, run: str, state: dict[str, Any]) -> None:
+        write(folder, number, run, {k: v for k, v in state.items() if k != "guard"})
+
+    with Patch.context() as patch, noise_of(1), pytest.raises(CrashError):
+        patch.setattr(shard, "write_part", written)
+        federation(promised(3.0), callbacks=callbacks, **choices).run()
+    resumed = federation(promised(3.0), **choices)
+    with noise_of(2):
+        assert refused(lambda: resumed.run(resume_from=path / "lost"))
+
+
+@check(8)
 def the_owner_s_file_outlives_a_run(path: Path) -> None:
     for n in (1, 2):
         LedgerFile(path / "file", budget=None, delta=1e-5).spend([Gaussian(5.0)], f"run {n}")
@@ -711,6 +728,19 @@ def client_forgets_what_it_spent(patch: Patch) -> None:
         self.ledger = Ledger()
 
     patch.setattr(Guard, "restore", restored)
+
+
+@bug(8)
+def client_that_lost_its_ledger_begins_anew(patch: Patch) -> None:
+    def private_steps(self: Shard, meta: Mapping[str, Any], epochs: int) -> PrivateSteps:
+        guard, codes = self._guard, self._codes
+        assert guard is not None
+        assert codes is not None
+        guard.count_rows(len(codes))
+        guard.plan_training(batch_size=self._batch_size, epochs=epochs * meta["rounds"])
+        return guard.steps(epochs)
+
+    patch.setattr(Shard, "_private_steps", private_steps)
 
 
 @bug(8)
