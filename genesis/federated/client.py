@@ -179,8 +179,9 @@ class FederatedClient:
         with connection:
             self._remember(connection.secret)
             self._say(f"joined {self.server_url} as '{self.client_id}'")
-            if connection.welcome.get("schema"):
-                # What does not fit is said here and now, and not to the server.
+            if connection.welcome.get("schema") and self._privacy is None:
+                # What does not fit is said here and now, and not to the server. With a promise it
+                # is not even told by leaving: see `Shard._fitted`.
                 Schema.from_dict(connection.welcome["schema"]).check(data)
             self._answer(shard, connection)
         return self

@@ -224,7 +224,7 @@ class Shard:
         if self._guarded:
             self._check_kinds(schema)
         self._promise(request.meta)
-        self._table = schema.conform(self._given, f"client '{self.client_id}'")
+        self._table = self._fitted(schema)
         self._statistics = ShardStatistics(schema, self._table)
         known = bool(request.meta.get("known"))  # a run that goes on from a checkpoint
         if self._guard is not None and not self._guard.begun:
@@ -237,6 +237,25 @@ class Shard:
         if not known:
             found = self._known_labels(self._statistics)
         return Reply(self.client_id, meta={"labels": found, "private": self._guard is not None})
+
+    def _fitted(self, schema: Schema) -> pd.DataFrame:
+        """The rows as a schema has them.
+
+        Under a promise cells that do not fit are unknown: a schema that is refused because of a
+        cell would tell of the cell, and it is the server that chooses the schema.
+
+        Raises:
+            SchemaError: They do not fit.
+            DataError: There are none, or infinities.
+        """
+        owner = f"client '{self.client_id}'"
+        if not self._is_private:
+            return schema.conform(self._given, owner)
+        table = schema.conform_loosely(self._given, owner)
+        unknown = int((table.isna().sum() - self._given.isna().sum()).clip(lower=0).sum())
+        if unknown:
+            log.warning("%s: %d cells do not fit the schema and count as null", owner, unknown)
+        return table
 
     def _known_labels(self, statistics: ShardStatistics) -> dict[str, list[Label]]:
         """The labels that occur, as far as a promise lets them be told."""

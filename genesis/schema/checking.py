@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from genesis.errors import GenesisError, SchemaError
 from genesis.schema.cells import as_text, typed
-from genesis.schema.column import Column, Kind, described
+from genesis.schema.column import Column, Kind, Scalar, described
 from genesis.schema.inference import infer_column
 from genesis.schema.merging import merge_columns
 
-__all__ = ["check_column", "conformed"]
+__all__ = ["check_column", "conformed", "loosely_conformed"]
 
 
 def check_column(column: Column, cells: pd.Series[Any], owner: str) -> None:
@@ -91,3 +92,24 @@ def conformed(column: Column, cells: pd.Series[Any]) -> pd.Series[Any]:
             return plain.map(as_text, na_action="ignore")
         return plain if isinstance(cells.dtype, pd.CategoricalDtype) else cells
     return cells if kind is Kind.ID else typed(column.name, cells)
+
+
+def loosely_conformed(column: Column, cells: pd.Series[Any]) -> pd.Series[Any]:
+    """Cells (n,) as one type; what `check_column` would refuse becomes null."""
+    kind = column.of or column.kind
+    if kind is Kind.NUMERIC:
+        numbers = pd.to_numeric(cells, errors="coerce").astype("float64")
+        return numbers.mask(np.isinf(numbers))
+    if kind is Kind.DATETIME:
+        return pd.to_datetime(cells, format=column.format, errors="coerce", utc=True)
+    if kind is Kind.ID:
+        return cells
+    plain = cells.astype(object)
+    if kind is Kind.BOOLEAN:
+        return plain.where(plain.map(lambda cell: isinstance(cell, bool | np.bool_)), None)
+    plain = plain.where(plain.map(lambda cell: isinstance(cell, Scalar | np.generic)), None)
+    texts = plain.map(as_text, na_action="ignore")
+    if column.categories is not None:
+        known = texts.isin({as_text(category) for category in column.categories})
+        plain, texts = plain.where(known, None), texts.where(known, None)
+    return texts if column.is_text else plain

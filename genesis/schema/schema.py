@@ -25,7 +25,7 @@ import pandas as pd
 import tomli_w
 
 from genesis.errors import DataError, SchemaError, nearest_names
-from genesis.schema.checking import check_column, conformed
+from genesis.schema.checking import check_column, conformed, loosely_conformed
 from genesis.schema.column import Column, Kind
 from genesis.schema.inference import infer_column
 from genesis.schema.merging import merge_columns
@@ -231,6 +231,24 @@ class Schema:
         self.check(table, owner)
         places = {name: place for place, name in enumerate(_labels(table))}
         columns = {c.name: conformed(c, table.iloc[:, places[c.name]]) for c in self}
+        return pd.DataFrame(columns, index=table.index)
+
+    def conform_loosely(self, table: pd.DataFrame, owner: str = "the table") -> pd.DataFrame:
+        """The same as `conform`, but what does not fit becomes null instead of an error.
+
+        For rows that nobody may learn anything of: whether all of them fit is something to learn.
+
+        Args:
+            table: The rows; they are not changed.
+            owner: Whose they are, for the message.
+
+        Raises:
+            SchemaError: Columns are missing or too many.
+        """
+        names = _labels(table)
+        _check_names(names, self.names, owner, "the schema")
+        places = {name: place for place, name in enumerate(names)}
+        columns = {c.name: loosely_conformed(c, table.iloc[:, places[c.name]]) for c in self}
         return pd.DataFrame(columns, index=table.index)
 
     def to_dict(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from genesis.federated import (
     EarlyStopping,
     agreement,
     promise,
+    shard,
 )
 from genesis.federated.callbacks import Callback
 from genesis.federated.clients import Clients
@@ -703,9 +704,11 @@ def a_client_that_lost_its_ledger_is_refused(path: Path) -> None:
     def written(folder: Path, number: int, run: str, state: dict[str, Any]) -> None:
         write(folder, number, run, {k: v for k, v in state.items() if k != "guard"})
 
-    with Patch.context() as patch, noise_of(1), pytest.raises(CrashError):
+    broken = federation(promised(3.0), callbacks=callbacks, **choices)
+    with Patch.context() as patch, noise_of(1):
         patch.setattr(shard, "write_part", written)
-        federation(promised(3.0), callbacks=callbacks, **choices).run()
+        with pytest.raises(CrashError):
+            broken.run()
     resumed = federation(promised(3.0), **choices)
     with noise_of(2):
         assert refused(lambda: resumed.run(resume_from=path / "lost"))
@@ -732,10 +735,10 @@ def client_forgets_what_it_spent(patch: Patch) -> None:
 
 @bug(8)
 def client_that_lost_its_ledger_begins_anew(patch: Patch) -> None:
-    def private_steps(self: Shard, meta: Mapping[str, Any], epochs: int) -> PrivateSteps:
+    def private_steps(self: Shard, meta: Mapping[str, Any], epochs: int) -> PrivateSteps | None:
         guard, codes = self._guard, self._codes
-        assert guard is not None
-        assert codes is not None
+        if guard is None or codes is None:
+            return None
         guard.count_rows(len(codes))
         guard.plan_training(batch_size=self._batch_size, epochs=epochs * meta["rounds"])
         return guard.steps(epochs)

@@ -5,6 +5,7 @@ Only names of hosts lead elsewhere: to 127.0.0.1, at a free port.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -245,11 +246,145 @@ def test_everything_configured(
     assert "round 10/10" in capsys.readouterr().err
 
 
+COMPLETE_SERVER = """
+from genesis.federated import FederatedServer
+
+server = FederatedServer(
+    host='0.0.0.0',
+    port=8000,
+    method='ctgan',
+    config={'epochs': 100},
+    n_rounds=10,
+    min_clients=3,
+    aggregation='fedavg',
+    ssl_cert='server.crt',
+    ssl_key='server.key'
+)
+
+seen = []
+
+@server.on_round_complete
+def log_progress(round_num, metrics, n_clients):
+    seen.append(f"Round {round_num}/{server.n_rounds}")
+    seen.append(f"  Clients: {n_clients}")
+    seen.append(f"  Metrics: {metrics}")
+
+@server.on_training_complete
+def save_model(model):
+    model.save('federated_model.pkl')
+    synthetic = model.generate(10000)
+    synthetic.to_csv('federated_synthetic.csv')
+
+server.start()
+"""
+
+PRIVATE_CLIENT = """
+import pandas as pd
+from genesis.federated import FederatedClient
+
+# Load local patient data
+patients = pd.read_csv('hospital_1_patients.csv')
+
+client = FederatedClient(
+    server_url='https://coordinator.example.com:8000',
+    client_id='hospital_1',
+    local_epochs=5,
+    privacy={
+        'differential_privacy': {
+            'epsilon': 1.0,
+            'delta': 1e-5
+        }
+    },
+    ssl_verify='ca.crt'
+)
+
+# Join federated training
+client.train(
+    patients,
+    discrete_columns=['diagnosis', 'treatment', 'outcome']
+)
+
+print("Training complete!")
+"""
+
+
+def test_private_clients(port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_certificates(tmp_path, servers=["coordinator.example.com"])
+    server, clients = play(port, COMPLETE_SERVER, PRIVATE_CLIENT)
+    assert server["seen"][:3] == ["Round 1/10", "  Clients: 3", "  Metrics: {}"]
+    assert len(pd.read_csv("federated_synthetic.csv")) == 10_000
+    assert capsys.readouterr().out == "Training complete!\n" * 3
+    report = server["server"].privacy
+    assert 0.9 < report["epsilon"] <= 1.0
+    assert report["unprotected"] == []
+    assert Synthesizer.load("federated_model.pkl").epsilon == report["epsilon"]
+    for names in clients:
+        assert names["client"].model.privacy == json.loads(json.dumps(report))
+
+
+PRIVATE = [
+    """
+    client = FederatedClient(
+        server_url='http://server:8000',
+        privacy={
+            'differential_privacy': {
+                'epsilon': 1.0,
+                'delta': 1e-5,
+                'max_grad_norm': 1.0
+            }
+        }
+    )
+    """,
+    """
+    client = FederatedClient(
+        server_url='http://server:8000',
+        client_id='hospital_1',
+
+        # Training config
+        local_epochs=5,           # Epochs per round
+        batch_size=64,
+        learning_rate=0.001,
+
+        # Privacy
+        privacy={
+            'differential_privacy': {'epsilon': 1.0}
+        },
+
+        # Communication
+        compression='gzip',       # Compress updates
+        retry_attempts=3,
+        timeout_seconds=300
+    )
+    """,
+]
+
+
+@pytest.mark.parametrize("text", PRIVATE)
+def test_a_private_client_of_a_server_that_promises_nothing(port: int, text: str) -> None:
+    text = f"from genesis.federated import FederatedClient\n{textwrap.dedent(text)}"
+    text += "\nclient.train(pd.read_csv('local_customers.csv'), discrete_columns=['status'])\n"
+    alone = SERVER.replace("min_clients=3", "min_clients=1")
+    server, [names] = play(port, alone, f"import pandas as pd\n{text}", others=0)
+    assert 0.9 < server["server"].epsilon <= 1.0
+    assert names["client"].model.epsilon == server["server"].epsilon
+    assert len(server["synthetic"]) == 1000
+
+
 REFUSED: list[Callable[[], object]] = [
     lambda: FederatedServer(
         host="0.0.0.0", port=8000, secure_aggregation=True, encryption="paillier"
     ),
     lambda: _client(privacy={"differential_privacy": {"epsilon": -1.0}}),
+    lambda: _client(privacy={"differential_privacy": {"delta": 1e-5}}),
+    lambda: _client(privacy={"differential_privacy": {"epsilon": 1.0, "noise": 2.0}}),
+    lambda: _client(privacy={"differential_privacy": {"epsilon": 1.0, "unit": "client"}}),
+    lambda: _client(privacy={"differential_privacy": {"epsilon": 1.0, "budget": 3.0}}),
+    lambda: _client(privacy={"k_anonymity": 5}),
+    lambda: FederatedServer(privacy={"differential_privacy": {"epsilon": 1.0, "ledger": "x"}}),
+    lambda: FederatedServer(privacy={"differential_privacy": {"epsilon": 1.0}}, config={"pac": 2}),
+    lambda: FederatedServer(
+        privacy={"differential_privacy": {"epsilon": 1.0, "trust": "distributed"}}
+    ),
     lambda: _client(clip_per_layer=True),
     lambda: _client(max_grad_norm=0),
     lambda: _client(compression="rar"),
