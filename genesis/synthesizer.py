@@ -26,6 +26,7 @@ from genesis.models import (
     check_private_config,
     create_model,
     model_class,
+    private_choices,
 )
 from genesis.privacy.budget import Privacy
 from genesis.privacy.guard import Guard
@@ -83,7 +84,7 @@ class Synthesizer:
         self._promise = _promise(privacy, method, config or {})
         self.privacy: dict[str, Any] | None = None  # what was promised and released
         if self._promise is not None:
-            config = {**model_class(method).private_config, **(config or {})}
+            config = private_choices(method, config or {})
         model_class(method).check_config(config or {})
         self.method, self.config = method, dict(config or {})
         self.max_categories, self.device = max_categories, resolve_device(device, self.config)

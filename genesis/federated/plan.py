@@ -13,7 +13,7 @@ from typing import Any
 
 from genesis.errors import PlanError, nearest_names
 from genesis.federated.aggregation import Aggregator, CombineFunction, create_aggregator
-from genesis.models import DEFAULT_EPOCHS, check_private_config, model_class
+from genesis.models import DEFAULT_EPOCHS, check_private_config, model_class, private_choices
 from genesis.privacy.budget import Privacy
 
 __all__ = ["Plan", "check_number", "check_whole", "read_choices", "refuse_promises"]
@@ -193,8 +193,9 @@ class Plan:
 
     def config_for(self, *, private: bool) -> dict[str, Any]:
         """The config of the model, made fit for private steps where there are any."""
-        config = dict(model_class(self.method).private_config) if private else {}
-        config |= self.config
+        config = dict(self.config)
+        if private:
+            config = private_choices(self.method, config)
         if self.batch_size is not None:
             config["batch_size"] = self.batch_size
         if self.learning_rate is not None:
@@ -206,7 +207,7 @@ class Plan:
         """Epochs of each client in each round."""
         if self.local_epochs is not None:
             return self.local_epochs
-        return max(int(self.config.get("epochs", DEFAULT_EPOCHS)) // self.n_rounds, 1)
+        return max(int(self.model_config.get("epochs", DEFAULT_EPOCHS)) // self.n_rounds, 1)
 
     def learning_rate_scale(self, round: int) -> float:
         """Factor on the learning rate in a round: 1 in the first."""

@@ -55,7 +55,7 @@ from genesis.privacy.ledger import LedgerFile
 from genesis.schema import Kind, Schema
 from genesis.seeding import Stream, generator, key, secret_generator
 from genesis.statistics import DISCRETE, Question, ShardStatistics
-from genesis.tables import write_private
+from genesis.tables import make_private_folder, write_private
 from genesis.values import Label
 
 __all__ = ["LocalChoices", "Shard", "batch_size_for", "private_batch_size"]
@@ -348,6 +348,7 @@ class Shard:
     def _keep_guard(self) -> None:
         """Remember a promise, before what was released leaves; a failure stops the release."""
         if self._guard is not None and self._parts.folder is not None:
+            make_private_folder(self._parts.folder)
             write_private(self._parts.folder / GUARD, json.dumps(self.memory()))
 
     @property
@@ -434,6 +435,7 @@ class Shard:
         encoder = Encoder.from_dict(meta["encoder"])
         config = self._choices.applied_to(meta["config"])
         self._check_private(meta)
+        self._config = config
         self._number = int(meta["number"])
         self._seed = key(meta["seed"], Stream.TRAINING, self._number)
         rng = generator(meta["seed"], Stream.ENCODING, self._number)
@@ -454,7 +456,6 @@ class Shard:
         if self._guard is not None and rows is not None:
             epochs = self._choices.local_epochs or meta["epochs"]
             self._guard.plan_training(batch_size=self._batch_size, epochs=epochs * meta["rounds"])
-        self._config = config
         self._run = f"{meta['seed']} {meta['method']} {encoder.digest}"
         self._known = self._control = self._next_control = None
         self._begun, self._kept = False, None

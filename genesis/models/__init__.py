@@ -30,6 +30,7 @@ __all__ = [
     "check_private_config",
     "create_model",
     "model_class",
+    "private_choices",
 ]
 
 DEFAULT_EPOCHS = 300
@@ -79,6 +80,10 @@ class GenerativeModel(Protocol):
     name: ClassVar[str]
     private_config: ClassVar[Mapping[str, Any]]
     """What its config must be for private steps."""
+
+    private_defaults: ClassVar[Mapping[str, Any]]
+    """What is better than its usual defaults for private steps: noise grows with the number of
+    parameters and of steps."""
 
     private_gradients: ClassVar[str]
     """How the gradients of single records are bounded, in words."""
@@ -178,6 +183,17 @@ def check_private_config(name: str, config: Mapping[str, Any]) -> None:
                 got=f"{option} {config[option]!r}",
                 do=f"leave {option} out",
             )
+
+
+def private_choices(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config for private steps of the model called name, where it does not say otherwise.
+
+    Raises:
+        PlanError: It says what no private step can be, or there is no such model.
+    """
+    check_private_config(name, config)
+    cls = model_class(name)
+    return {**cls.private_config, **cls.private_defaults, **config}
 
 
 def create_model(

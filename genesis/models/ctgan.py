@@ -256,6 +256,15 @@ class CTGAN(FlatModel):
 
     name = "ctgan"
     private_config: ClassVar[Mapping[str, Any]] = {"pac": 1}
+    private_defaults: ClassVar[Mapping[str, Any]] = {
+        "batch_size": 128,
+        "discriminator_dim": (128,),
+        "discriminator_dropout": 0.0,
+        "discriminator_lr": 2e-3,
+        "discriminator_steps": 5,
+        "epochs": 80,
+        "generator_lr": 5e-4,
+    }
     private_gradients: ClassVar[str] = (
         "per-record gradients of the critic with its penalty, in closed form"
     )

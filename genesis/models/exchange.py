@@ -38,7 +38,14 @@ __all__ = ["ReleasedSampler", "ReleasedTransformer", "Span", "from_library", "to
 _CALLERS = ("enable_gpu", "cuda", "verbose")
 """Options that say how to run a model, not what it is."""
 
-_OURS = ("calibrate", "discriminator_dropout", "learning_rate", "sample_codes")
+_OURS = (
+    "calibrate",
+    "discriminator_dropout",
+    "learning_rate",
+    "least_sigma",
+    "sample_codes",
+    "sigma",
+)
 """Options that ctgan does not have."""
 
 

@@ -38,8 +38,8 @@ __all__ = ["TVAE", "TVAEConfig"]
 _BETAS = (0.9, 0.999)
 """Decay of Adam's moments."""
 
-_SIGMA = (0.01, 0.1, 1.0)
-"""Least, initial and largest standard deviation of a scalar."""
+_LARGEST_SIGMA = 1.0
+"""Largest standard deviation of a scalar."""
 
 _PRIOR_DRAWS = 2**14
 """Latent rows that the likelihood of a row is averaged over."""
@@ -52,7 +52,7 @@ _POSTERIOR_DRAWS = 8
 
 @dataclass(frozen=True)
 class TVAEConfig:
-    """The arguments of ctgan.TVAE, with its defaults, and three more.
+    """The arguments of ctgan.TVAE, with its defaults, and five more.
 
     Args:
         embedding_dim: Number of latent numbers of a row.
@@ -69,6 +69,9 @@ class TVAEConfig:
         calibrate: Whether drawn codes are shifted to be as frequent as released counts say.
         sample_codes: Whether generated codes are drawn from the decoder's softmax, the distribution
             that training fits. ctgan.TVAE takes the likeliest code, which thins out the rare ones.
+        sigma: Standard deviation of the scalars at the beginning, in (0, 1].
+        least_sigma: What it never falls below. A record's gradient grows with its inverse square:
+            where gradients are clipped, small ones leave no room for the codes.
     """
 
     embedding_dim: int = option(128, whole(1))
@@ -84,6 +87,8 @@ class TVAEConfig:
     learning_rate: float = option(1e-3, number())
     calibrate: bool = option(True, flag)
     sample_codes: bool = option(True, flag)
+    sigma: float = option(0.1, number(above=0, below=1.0 + 1e-9))
+    least_sigma: float = option(0.01, number(above=0, below=1.0 + 1e-9))
 
 
 @dataclass(frozen=True)
@@ -133,6 +138,16 @@ class TVAE(FlatModel):
 
     name = "tvae"
     private_config: ClassVar[Mapping[str, Any]] = {}
+    private_defaults: ClassVar[Mapping[str, Any]] = {
+        "batch_size": 128,
+        "compress_dims": (64,),
+        "decompress_dims": (64,),
+        "embedding_dim": 16,
+        "epochs": 80,
+        "learning_rate": 5e-3,
+        "least_sigma": 0.1,
+        "sigma": 0.3,
+    }
     private_gradients: ClassVar[str] = "per-record norms of the whole loss by ghost clipping"
 
     def __init__(
@@ -160,7 +175,7 @@ class TVAE(FlatModel):
         heads = [self._dense("encoder.fc1"), self._dense("encoder.fc2")]
         for layer in (*self._compress, *heads, *self._decompress, self._output):
             draw_dense(layer, initial)
-        self._sigma.fill_(_SIGMA[1])
+        self._sigma.fill_(self.config.sigma)
         self._add_adam(
             "adam",
             slice(None),
@@ -321,7 +336,7 @@ class TVAE(FlatModel):
         total, steps = self._vector.new_zeros(2), 0
         for losses in self._gradients(prepared, generator):
             self.optimisers["adam"].step()
-            self._sigma.clamp_(_SIGMA[0], _SIGMA[2])
+            self._sigma.clamp_(self.config.least_sigma, _LARGEST_SIGMA)
             total += torch.stack(losses)
             steps += 1
         reconstruction, divergence = (total / steps).unbind()

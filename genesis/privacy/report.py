@@ -137,9 +137,7 @@ def _together(
     return {key: float(together([each[key] for each in told])) for key in ("epsilon", "delta")}
 
 
-def _check_claim(
-    claimed: Mapping[str, Any], found: Mapping[str, Any], tolerance: float
-) -> None:
+def _check_claim(claimed: Mapping[str, Any], found: Mapping[str, Any], tolerance: float) -> None:
     """Refuse a claim of more than was kept.
 
     Raises:

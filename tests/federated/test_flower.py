@@ -28,11 +28,14 @@ from genesis import (
     SchemaError,
     Synthesizer,
 )
+from genesis.errors import PrivacyError
 from genesis.federated.callbacks import RoundReport
 from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
 from genesis.federated.rounds import Federation
 from genesis.federated.transport.body import decode_reply, encode_reply, encode_request
+from genesis.privacy.ledger import Ledger, LedgerFile
+from genesis.privacy.report import spent_epsilon
 from genesis.schema import Kind
 from tests.dirty import QUICK, QUICK_TVAE, dirty_table
 from tests.federated.flower_grid import FlowerTransport, MemoryGrid, write_tables
@@ -467,6 +470,151 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert resumed.equals(straight)
 
 
+# --- promises of privacy ---
+
+
+def own_promise(epsilon: float) -> dict[str, Any]:
+    return {"differential_privacy": {"epsilon": epsilon}}
+
+
+def ledger_of(report: Mapping[str, Any], client: str) -> list[Mapping[str, Any]]:
+    """What one client released, which its promise allows."""
+    told = report["clients"][client]
+    assert Ledger.from_list(told["ledger"]).epsilon(told["delta"]) == told["epsilon"]
+    assert told["epsilon"] <= told["promise"]["epsilon"]
+    return list(told["ledger"])
+
+
+@pytest.mark.parametrize("processes", [1, 2, 0], ids=["one process", "two", "one a message"])
+@pytest.mark.parametrize("method", ["ctgan", "tvae"])
+def test_the_plans_promise_is_kept_whoever_handles_a_message(
+    method: str, processes: int, tmp_path: Path
+) -> None:
+    """What one process has released and answered, the next one knows."""
+    model, plan = tmp_path / "final.model", tmp_path / "plan.toml"
+    choices = {"config": CONFIGS[method], "seed": 3, "privacy": own_promise(9.0)}
+    plan.write_text(Plan(method=method, **choices).to_toml())
+    grid = grid_of(tmp_path, processes=processes)
+    said = {"plan": str(plan), "n_rounds": 3, "local_epochs": 1, "model": str(model)}
+    server_app.app(grid, server_context(**said, min_clients=3, **{"privacy.epsilon": 2.0}))
+    report = Synthesizer.load(model, device="cpu").privacy
+    assert report is not None
+    assert 1.8 < report["epsilon"] == spent_epsilon(report) <= 2.0
+    for client in tables():
+        counts, labels, steps = ledger_of(report, client)
+        kinds = (counts["kind"], labels["kind"], steps["kind"])
+        assert kinds == ("skellam", "threshold", "sampled_gaussian")
+        assert steps["steps"] % 3 == 0
+
+
+def test_a_node_promises_by_itself(tmp_path: Path) -> None:
+    configs = write_tables(tables(), tmp_path)
+    configs[0] |= {"epsilon": 1.0, "delta": 1e-6, "privacy-budget": 1.1}
+    configs[1] |= {"epsilon": 3.0, "privacy-max-grad-norm": 0.5, "privacy-ledger": "mine.json"}
+    configs[1]["privacy-ledger"] = str(tmp_path / "mine.json")
+    configs[1]["model"] = str(tmp_path / "own.model")
+    model = tmp_path / "final.model"
+    grid = MemoryGrid(configs, processes=0)
+    said = {"method": "ctgan", "config.epochs": 2, "n_rounds": 2, "min_clients": 3}
+    server_app.app(grid, server_context(**said, model=str(model)))
+    report = Synthesizer.load(model, device="cpu").privacy
+    assert report is not None
+    assert Synthesizer.load(tmp_path / "own.model", device="cpu").privacy == report
+    assert (report["epsilon"], report["unprotected"]) == (None, ["site_2"])
+    promises = [report["clients"][client]["promise"] for client in ("site_0", "site_1")]
+    assert [(each["epsilon"], each["delta"]) for each in promises] == [(1.0, 1e-6), (3.0, 1e-5)]
+    assert promises[1]["max_grad_norm"] == 0.5
+    beside = f"{configs[0]['data']}.ledger.json"
+    for client, file in (("site_0", beside), ("site_1", configs[1]["privacy-ledger"])):
+        kept = LedgerFile(file, budget=None, delta=1e-5).ledger().to_list()
+        assert kept == ledger_of(report, client)
+    with pytest.raises(PrivacyError, match="more than the budget in") as caught:
+        server_app.app(MemoryGrid(configs, run_id=8), server_context(**said))
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("own", "reason"),
+    [
+        ({"epsilon": -1.0}, "epsilon of differential privacy must be a number above 0"),
+        ({"delta": 1e-5}, "needs an epsilon"),
+        ({"privacy-budget": 2.0}, "needs an epsilon"),
+    ],
+)
+def test_a_node_whose_promise_is_none_takes_no_part(
+    own: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    configs = write_tables(tables(1), tmp_path)
+    with pytest.raises(FederationError, match="too few clients") as caught:
+        FlowerTransport(MemoryGrid([configs[0] | own])).wait_for((), 1, 0.1)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_private_node_that_lost_its_context_releases_nothing_again(
+    kept: bool, tmp_path: Path
+) -> None:
+    configs = write_tables(tables(), tmp_path)
+    if kept:
+        configs[1]["checkpoint"] = str(tmp_path / "own")
+    grid = MemoryGrid(configs, processes=0)
+    transport = FlowerTransport(grid)
+    transport.wait_for((), 3, 5)
+    trained: list[Message] = []
+
+    def lose(message: Message, context: Context) -> Message | None:
+        trained.append(message)
+        if len(trained) == 2:  # in the second round
+            context.state.clear()
+        return client_app.app(message, context)
+
+    grid.handlers[101] = at_training(lose)
+    federation = Federation(quick_plan(n_rounds=3, privacy=own_promise(2.0)), transport)
+    federation.run()
+    others = ("site_0", "site_2")
+    clients = [report.clients for report in federation.reports]
+    assert clients == [tuple(tables()), *([tuple(tables()) if kept else others] * 2)]
+    if not kept:
+        assert "has kept nothing" in federation.reports[1].failed["site_1"]
+    report = federation.privacy
+    assert report is not None
+    assert report["epsilon"] <= 2.0
+    steps = [ledger_of(report, client)[-1]["steps"] for client in tables()]
+    assert len(ledger_of(report, "site_1")) == 3
+    assert kept or steps[1] < steps[0]
+
+
+def test_a_private_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    configs = write_tables(tables(), tmp_path)
+    for config in configs:
+        config["checkpoint"] = str(tmp_path / "own" / config["client-id"])
+    plan, saved = tmp_path / "plan.toml", tmp_path / "saved"
+    choices = {"method": "tvae", "config": QUICK_TVAE, "seed": 4, "local_epochs": 1}
+    plan.write_text(Plan(**choices, privacy=own_promise(2.0), n_rounds=4).to_toml())
+    said = {"plan": str(plan), "min_clients": 3, "checkpoint": str(saved), "resume": True}
+    grid = MemoryGrid(configs, processes=0, run_id=1)
+    trained: list[Message] = []
+
+    def stop(message: Message, context: Context) -> Message | None:
+        trained.append(message)
+        if len(trained) == 3:  # when site_0 has answered
+            raise KeyboardInterrupt
+        return client_app.app(message, context)
+
+    grid.handlers[101] = at_training(stop)
+    with pytest.raises(KeyboardInterrupt):
+        server_app.app(grid, server_context(**said))
+    model = tmp_path / "final.model"
+    grid = MemoryGrid(configs, processes=0, run_id=2)
+    server_app.app(grid, server_context(**said, model=str(model)))
+    report = Synthesizer.load(model, device="cpu").privacy
+    assert report is not None
+    assert 1.8 < report["epsilon"] <= 2.0
+    for client in tables():
+        assert len(ledger_of(report, client)) == 3
+        assert ledger_of(report, client)[-1]["steps"] % 4 == 0
+
+
 # --- the run config and the bundle ---
 
 
@@ -486,6 +634,12 @@ def test_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         ({"resume": "yes"}, "resume in the run config is impossible"),
         ({"resume": True}, "there is nothing to resume from"),
         ({"device": "abacus"}, "unknown device 'abacus'"),
+        ({"privacy": "strict"}, "the run config has no 'privacy'"),
+        ({"privacy.epsilon": -1}, "epsilon of differential privacy must be a number above 0"),
+        ({"privacy.delta": 1e-5}, "needs an epsilon"),
+        ({"privacy.epsilom": 1.0}, "did you mean epsilon"),
+        ({"privacy.epsilon": 1.0, "privacy.ledger": "x"}, "belong to the owner of a table"),
+        ({"privacy.epsilon": 1.0, "config.pac": 2}, "need pac 1"),
     ],
 )
 def test_a_run_config_that_is_wrong_is_told_before_anybody_is_asked(
@@ -515,7 +669,8 @@ def test_the_bundle_holds_no_code_and_says_nothing_that_is_not_understood() -> N
         assert app == f"genesis.federated.flower.{name.removesuffix('app')}_app:app"
     said = declared["config"]
     flat = {k: v for k, v in said.items() if not isinstance(v, dict)}
-    flat |= {f"config.{k}": v for k, v in said["config"].items()}
+    for table in ("config", "privacy"):
+        flat |= {f"{table}.{k}": v for k, v in said[table].items()}
     settings = server_app.Settings.read(flat)
     assert settings == server_app.Settings(Plan(seed=settings.plan.seed))
 

@@ -234,7 +234,12 @@ def test_whole_clients_in_turns_and_samples(choices: dict[str, Any]) -> None:
     if "adaptive_clip" in choices:
         wanted["differential_privacy"]["epsilon"] = 60.0
     federation, _ = run(
-        "tvae", wanted, Spy(tables), schema=public_schema(tables), client_fraction=fraction, n_rounds=4
+        "tvae",
+        wanted,
+        Spy(tables),
+        schema=public_schema(tables),
+        client_fraction=fraction,
+        n_rounds=4,
     )
     report = federation.privacy
     assert report is not None
@@ -243,6 +248,18 @@ def test_whole_clients_in_turns_and_samples(choices: dict[str, Any]) -> None:
     if "bands" in choices:
         assert cohorts[0] == cohorts[2]
         assert not cohorts[0] & cohorts[1]
+
+
+def test_a_promise_has_defaults_of_its_own() -> None:
+    spy = Spy({name: pd.concat([table] * 2) for name, table in TABLES.items()})
+    wanted = Plan("tvae", {"learning_rate": 0.1}, n_rounds=1, privacy=promise(9.0), local_epochs=1)
+    federation = Federation(wanted, spy)
+    federation.run()
+    assert federation.config["learning_rate"] == 0.1
+    for shard in spy.shards.values():
+        assert shard._guard is not None
+        assert shard._guard.training is not None
+        assert shard._guard.training.batch_size == federation.config["batch_size"] == 128
 
 
 # --- what is kept ---

@@ -308,7 +308,13 @@ print("Training complete!")
 """
 
 
-def test_private_clients(port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_private_clients(
+    port: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("FEDERATED_AUTH_TOKEN", "a-token-that-nobody-guesses")
     make_certificates(tmp_path, servers=["coordinator.example.com"])
     server, clients = play(port, COMPLETE_SERVER, PRIVATE_CLIENT)
     assert server["seen"][:3] == ["Round 1/10", "  Clients: 3", "  Metrics: {}"]
