@@ -20,7 +20,7 @@ from genesis_cli.main import genesis as command
 from genesis import Synthesizer
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/quickstart.md", "docs/evaluation.md")
+PAGES = ("README.md", "docs/quickstart.md", "docs/evaluation.md", "docs/privacy.md")
 
 
 def patients(n: int, seed: int) -> pd.DataFrame:
@@ -75,7 +75,7 @@ def test_commands(page: str) -> None:
 def test_python(page: str) -> None:
     given = ("table", "real", "synthetic", "holdout")
     names: dict[str, Any] = {name: patients(60, seed) for seed, name in enumerate(given)}
-    names["__name__"] = "__main__"
+    names |= {"__name__": "__main__", "hospitals": [patients(60, seed) for seed in (7, 8, 9)]}
     found = blocks(page, "python")
     assert found
     for block in found:

@@ -28,6 +28,7 @@ from genesis.errors import DataError, SchemaError, nearest_names
 from genesis.schema.checking import check_column, conformed, loosely_conformed
 from genesis.schema.column import Column, Kind
 from genesis.schema.inference import infer_column
+from genesis.schema.keys import ANY_TEXT
 from genesis.schema.merging import merge_columns
 from genesis.schema.sdv_metadata import columns_of_metadata, metadata_of_columns
 from genesis.tables import check_output, replace_file
@@ -163,7 +164,8 @@ class Schema:
         """This schema without anything that was read from values: names, kinds and types are left.
 
         Constants become what they would be with more values; decimals, categories and bounds are
-        unknown, but that whole numbers are whole.
+        unknown, but that whole numbers are whole; so is what keys look like, but that they are
+        numbers, UUIDs or text.
         """
         return type(self)(tuple(_without_values(column) for column in self))
 
@@ -337,11 +339,15 @@ class Schema:
 
 
 def _without_values(column: Column) -> Column:
-    """A column without its constant, categories, bounds and decimals."""
+    """A column without its constant, categories, bounds, decimals and letters of its keys."""
     whole = np.issubdtype(pd.api.types.pandas_dtype(column.dtype).type, np.integer)
+    kind, format = column.of or column.kind, column.format
+    if kind is Kind.ID and format not in ("integer", "uuid"):
+        format = ANY_TEXT
     return replace(
         column,
-        kind=column.of or column.kind,
+        kind=kind,
+        format=format,
         of=None,
         value=None,
         categories=None,

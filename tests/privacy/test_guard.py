@@ -434,3 +434,53 @@ def test_what_is_told_of_it_is_not_about_the_rows() -> None:
     told = [json.dumps(guard.spent()) for guard in guards]
     assert told[0] == told[1]
     assert "only one has this" not in told[0]
+
+
+def test_training_that_a_crash_kept_from_leaving_is_paid_for_once(tmp_path: Path) -> None:
+    path, kept = tmp_path / "ledger.json", {}
+
+    def keep() -> None:
+        kept.clear()
+        kept.update(json.loads(json.dumps(guard.to_dict())))
+
+    def again() -> Guard:
+        """After a crash, with what was kept."""
+        found = of_file(path, 2.0, "r")
+        found.restore(kept)
+        return found
+
+    guard = of_file(path, 2.0, "r")
+    guard.begin(SCHEMA)
+    guard.count_rows(600)
+    guard.plan_training(batch_size=50, epochs=4)
+    for crashes in (1, 0, 3, 0):
+        for _ in range(crashes):
+            guard.steps(1, keep=keep)
+            guard = again()
+        guard.steps(1, keep=keep)
+        guard.sent("a round")
+        keep()
+        guard = again()
+    assert guard.training is not None
+    assert times(guard.ledger.events[-1]) == 4 * guard.training.steps
+    assert guard._file is not None
+    assert guard._file.ledger("r") == guard.ledger
+    with pytest.raises(PrivacyError, match="more than was promised"):
+        guard.steps(1, keep=keep)
+    assert again().ledger == guard.ledger  # what was refused is not taken for paid
+
+
+def test_what_was_paid_for_and_not_asked_for_again_stays_spent(tmp_path: Path) -> None:
+    guard = of_file(tmp_path / "ledger.json", 2.0, "r")
+    guard.begin(SCHEMA)
+    guard.count_rows(600)
+    guard.plan_training(batch_size=50, epochs=4)
+    kept: list[dict[str, Any]] = []
+    guard.steps(2, keep=lambda: kept.append(guard.to_dict()))
+    guard = of_file(tmp_path / "ledger.json", 2.0, "r")
+    guard.restore(kept[0])
+    guard.steps(1, keep=lambda: None)
+    assert guard.training is not None
+    assert times(guard.ledger.events[-1]) == 3 * guard.training.steps
+    assert guard._file is not None
+    assert guard._file.ledger("r") == guard.ledger

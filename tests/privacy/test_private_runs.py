@@ -312,7 +312,7 @@ def test_losses_stop_no_private_run() -> None:
 # --- going on ---
 
 
-class Crash(Exception):
+class CrashError(Exception):
     pass
 
 
@@ -331,9 +331,9 @@ def test_a_resumed_run_has_the_ledger_of_a_straight_one(tmp_path: Path, unit: st
     @broken.on_round_complete
     def crash(round_num: int) -> None:
         if round_num == 2:
-            raise Crash
+            raise CrashError
 
-    with pytest.raises(Crash):
+    with pytest.raises(CrashError):
         broken.fit(TABLES)
     resumed = FederatedSynthesizer("tvae", QUICK_TVAE, **choices).fit(TABLES, resume_from=tmp_path)
     assert resumed.privacy is not None
@@ -395,7 +395,7 @@ def test_the_stricter_of_two_promises_holds() -> None:
 @pytest.mark.parametrize("kind", ["count", "train", "labels"])
 def test_a_hostile_server_gets_no_more_than_was_promised(kind: str) -> None:
     """Whatever is asked again and again, the ledger stays within the promise."""
-    federation, spy = run("tvae", promise(1.0))
+    _, spy = run("tvae", promise(1.0))
     shard = spy.shards["c0"]
     requests = [q for q, r in spy.heard if q.kind == kind and r.client_id == "c0"]
     answers = [shard.handle(requests[-1]) for _ in range(8)]
@@ -419,7 +419,7 @@ def test_what_is_wrong_with_a_row_stays_with_the_client(caplog: pytest.LogCaptur
     tables["c1"]["smoker"] = tables["c1"]["smoker"].astype(object)
     tables["c1"].loc[5, "smoker"] = "sometimes"
     tables["c1"].loc[6, "hospital"] = "south"
-    federation, spy = run("tvae", promise(), Spy(tables), schema=public_schema(TABLES))
+    _, spy = run("tvae", promise(), Spy(tables), schema=public_schema(TABLES))
     assert all(reply.error is None for _, reply in spy.heard)
     assert "cells do not fit the schema" in caplog.text
     with pytest.raises(GenesisError):

@@ -28,9 +28,11 @@ from genesis.federated.transport.http.connection import Connection
 from genesis.federated.transport.http.metrics import metrics_text
 from genesis.federated.transport.http.transport import HttpTransport
 from genesis.models.tvae import TVAE
+from genesis.privacy.budget import Privacy
 from genesis.privacy.events import Skellam, event_to_dict
 from genesis.privacy.ledger import Ledger, LedgerFile, read_ledger
 from genesis.privacy.report import spent_epsilon
+from genesis.schema import Kind
 from tests.federated.http.processes import (
     PATIENCE,
     TOKEN,
@@ -241,6 +243,15 @@ def test_whole_clients_are_hidden_by_the_server_alone() -> None:
     with pytest.raises(PlanError, match="leave one of the two promises out"):
         serving.result(PATIENCE)
     assert all(each.exception(PATIENCE) for each in running)
+
+
+def test_no_letter_of_a_key_is_told() -> None:
+    keyed = table(0).assign(number=[f"Winterbourne-{i:04d}" for i in range(160)])
+    shard = Shard("north", keyed, guarded=True, privacy=Privacy(1.0))
+    said = shard.handle(Request("describe", meta={"discrete_columns": []}))
+    column = Schema.from_dict(said.meta["schema"])["number"]
+    assert (column.kind, column.format) == (Kind.ID, "aaaaaaaa")
+    assert "Winter" not in json.dumps(said.meta)
 
 
 # --- clients that are stopped ---
