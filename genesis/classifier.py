@@ -32,6 +32,7 @@ from genesis.privacy.one_table import (
     pooled_statistics,
     promise_of,
     schema_of,
+    table_of,
     table_report,
 )
 from genesis.schema import Schema
@@ -144,7 +145,7 @@ class Classifier:
         guard = guard_of(self._promise)
         discrete = [*discrete_columns, target]
         schema = schema_of(table, self._schema, discrete, private=guard is not None)
-        table = schema.conform(table)
+        table = table_of(table, schema, private=guard is not None)
         pooled = pooled_statistics(ShardStatistics(schema, table), len(table), guard)
         labels = _labels_of(pooled, target, private=guard is not None)
         encoder = _features_of(pooled, target)

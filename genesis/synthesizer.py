@@ -35,6 +35,7 @@ from genesis.privacy.one_table import (
     pooled_statistics,
     promise_of,
     schema_of,
+    table_of,
     table_report,
 )
 from genesis.progress import ProgressBar
@@ -124,7 +125,7 @@ class Synthesizer:
             )
         guard = guard_of(self._promise)
         schema = schema_of(table, self._schema, discrete_columns, private=guard is not None)
-        table = schema.conform(table)
+        table = table_of(table, schema, private=guard is not None)
         pooled = pooled_statistics(ShardStatistics(schema, table), len(table), guard)
         encoder = Encoder.fit(pooled, max_categories=self.max_categories)
         rng = generator(self.seed, Stream.ENCODING, 0)

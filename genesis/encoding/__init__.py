@@ -34,6 +34,10 @@ class ColumnEncoding(Protocol):
         """Whether codes need a position within them."""
 
     @property
+    def is_sound(self) -> bool:
+        """Whether it encodes every value of its column; one that others made may not."""
+
+    @property
     def counts(self) -> npt.NDArray[np.int64]:
         """(width,) pooled rows of every code."""
 

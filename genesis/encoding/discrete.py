@@ -67,6 +67,18 @@ class DiscreteEncoding:
         return False
 
     @property
+    def is_sound(self) -> bool:
+        """Whether it encodes every label: as many counts as labels, and nothing twice."""
+        every = (*self.labels, *self.tail)
+        return (
+            all(isinstance(label, str | int | float) for label in every)
+            and len(set(every)) == len(every)
+            and self.label_counts.shape == (len(self.labels),)
+            and self.tail_counts.shape == (len(self.tail),)
+            and self.nulls >= 0
+        )
+
+    @property
     def known(self) -> list[Label]:
         """All labels, the tail's too, in their order."""
         return sorted((*self.labels, *self.tail))  # type: ignore[type-var]

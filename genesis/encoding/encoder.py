@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -171,6 +172,23 @@ class Encoder:
             for each in values["columns"]
         ]
         return cls(schema, encodings, int(values["rows"]))
+
+    def suits(self, schema: Schema) -> bool:
+        """Whether any table of a schema can be encoded, whatever its values are.
+
+        An encoder that comes from others may be made so that a certain value breaks it.
+        """
+        columns = [e.column for e in self.encodings]
+        return (
+            [replace(c, decimals=None) for c in self.schema]
+            == [replace(c, decimals=None) for c in schema]
+            and len({c.name for c in columns}) == len(columns)
+            and all(
+                e.column.kind in (NUMERIC if isinstance(e, NumericEncoding) else DISCRETE)
+                and e.is_sound
+                for e in self.encodings
+            )
+        )
 
     @property
     def digest(self) -> str:

@@ -79,6 +79,28 @@ class NumericEncoding:
         return self.mixture is not None
 
     @property
+    def is_sound(self) -> bool:
+        """Whether it encodes every value: as many counts as codes, and numbers that make sense."""
+        fields = [self.atoms, self.atom_counts, self.mode_counts]
+        modes = np.empty(0)
+        if self.mixture is not None:
+            parts = (self.mixture.weights, self.mixture.means, self.mixture.deviations)
+            fields += parts
+            modes = self.mixture.means
+            if not len(modes) or any(part.shape != modes.shape for part in parts):
+                return False
+            if (self.mixture.weights <= 0).any() or (self.mixture.deviations <= 0).any():
+                return False
+        return (
+            all(part.ndim == 1 and bool(np.isfinite(part).all()) for part in fields)
+            and self.mode_counts.shape == modes.shape
+            and self.atom_counts.shape == self.atoms.shape
+            and bool((np.diff(self.atoms) > 0).all())
+            and -np.inf < self.lower <= self.upper < np.inf
+            and self.nulls >= 0
+        )
+
+    @property
     def n_modes(self) -> int:
         """Number of Gaussian modes."""
         return len(self.mixture.means) if self.mixture is not None else 0

@@ -28,7 +28,7 @@ from genesis.privacy.client_level import (
     check_stated,
     planned_counts,
 )
-from genesis.privacy.events import Event, repeated
+from genesis.privacy.events import Event, Gaussian, repeated
 from genesis.privacy.ftrl import takes_part
 from genesis.privacy.ledger import Ledger
 from genesis.privacy.noise import Noise
@@ -201,6 +201,26 @@ class RunPromise:
         )
         if self._tensors:
             self._mean.restore(self._tensors)
+        self._check_paid()
+
+    def _check_paid(self) -> None:
+        """Correlated noise is paid before its first round: later on there cannot be more of them.
+
+        Raises:
+            PrivacyError: There are, in a run that goes on.
+        """
+        assert self._mean is not None
+        assert self._rounds is not None
+        if self._rounds.bands == 1 or self._mean.rounds == 0:
+            return
+        planned = self._rounds.event(self._multiplier)
+        paid = [each for each in self.ledger.events if each.purpose == planned.purpose]
+        if not any(_costs_no_less(each, planned) for each in paid):
+            raise PrivacyError(
+                "more rounds than the promise of privacy has paid for",
+                got=f"{self._rounds.n_rounds} rounds of correlated noise",
+                do="continue with the number of rounds that the run began with",
+            )
 
     @property
     def max_grad_norm(self) -> float:
@@ -312,6 +332,13 @@ class RunPromise:
             for name, tensor in tensors.items()
             if name.startswith(PREFIX)
         }
+
+
+def _costs_no_less(paid: Event, planned: Event) -> bool:
+    """Whether one Gaussian release has no more noise than another."""
+    if not (isinstance(paid, Gaussian) and isinstance(planned, Gaussian)):
+        return False
+    return paid.noise_multiplier <= planned.noise_multiplier
 
 
 def _deviation(value: Any) -> float:

@@ -269,7 +269,8 @@ class Federation:
         replies = self.clients.exchange(self._training_requests(round, cohort)) if cohort else []
         self.promise.hear(replies)
         failed = {reply.client_id: reply.error for reply in replies if reply.error}
-        _raise_divergence(round, replies)
+        if not self.promise.hides_clients:  # else a single one would decide whether the run goes on
+            _raise_divergence(round, replies)
         send = self.plan.synchronized(round)
         updates = self._updates(replies, send, failed)
         for client, reason in failed.items():
@@ -278,7 +279,7 @@ class Federation:
         dropped = tuple(sorted(set(cohort) - set(survivors) - set(failed)))
         if dropped:
             log.warning("round %d: no answer from %s", round + 1, ", ".join(dropped))
-        if cohort:  # a random cohort may be empty, which must look like any other
+        if cohort and not self.promise.hides_clients:  # whose rounds look alike, however many came
             self.clients.enough(survivors, f"finished round {round + 1}", failed)
         if send != ():
             self._step(updates)

@@ -20,7 +20,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +208,12 @@ class Shard:
             return self._failure("FederationError", f"an unexpected {type(error).__name__}")
 
     def _failure(self, kind: str, message: str) -> Reply:
+        if self._guard is not None and self._guard.answered():
+            # Steps were taken, and the model holds what came of them, which can be collected.
+            try:
+                self._keep_guard()
+            except GenesisError as error:
+                log.error("client '%s' could not write down its steps: %s", self.client_id, error)
         return Reply(self.client_id, meta={"error_type": kind}, error=message)
 
     def _describe(self, request: Request) -> Reply:
@@ -276,6 +282,8 @@ class Shard:
             PlanError: They do not go together.
         """
         plans = Privacy.parse(meta.get("privacy"))
+        if plans is not None:  # files of this machine, and what they allow, are the owner's alone
+            plans = replace(plans, ledger=None, budget=None)
         own, run = self._privacy, str(meta.get("run", ""))
         hidden = plans is not None and plans.unit == "client"
         if hidden and own is not None:
@@ -433,6 +441,11 @@ class Shard:
         if table is None:
             raise FederationError("the encoder was sent before the schema was agreed on")
         encoder = Encoder.from_dict(meta["encoder"])
+        if self._is_private:
+            schema = None if self._statistics is None else self._statistics.schema
+            if schema is None or not encoder.suits(schema):
+                # Where a certain value broke it, whether it breaks would tell of that value.
+                raise FederationError("the encoder is not of the schema that was agreed on")
         config = self._choices.applied_to(meta["config"])
         self._check_private(meta)
         self._config = config

@@ -20,8 +20,8 @@ OVERLAPS = ("disjoint", "overlapping")
 
 ASSUMED_PUBLIC = {
     True: "the schema file: names, kinds and types of columns, and all that it states of them",
-    False: "names, kinds and types of the columns, and whether they can be null, as they were "
-    "inferred from the tables",
+    False: "names, kinds and types of the columns, how dates are written and in which unit, and "
+    "whether columns can be null, as they were inferred from the tables",
 }
 """What a promise takes for public, with and without a schema of the operator's."""
 

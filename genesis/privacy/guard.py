@@ -45,6 +45,7 @@ from genesis.values import Label
 __all__ = ["Guard", "Statistics", "Training"]
 
 LABELS = 0.05  # share of ρ and δ for labels that no schema names
+RESERVED = 0.5  # share of δ that training is planned with, see `Training.planned`
 COUNTS = "counts of the columns"
 NAMES = "labels that occur"
 STEPS = "steps of training"
@@ -124,6 +125,11 @@ class Training:
     ) -> Training:
         """The steps that a promise leaves room for.
 
+        Their number and rate follow the noisy number of rows, which was released before, and the
+        cost of releases is computed as if all of them had been fixed from the start. For noise that
+        was chosen by what was seen that is no theorem: the worst choice that we could construct
+        took 1.7 times δ. Half of δ is kept for it.
+
         Args:
             spent: What was released before.
             privacy: The promise.
@@ -139,7 +145,7 @@ class Training:
         steps = max(rows // batch_size, 1)
         rate = min(batch_size / rows, 1.0)
         event = SampledGaussian(1.0, rate, steps * epochs, STEPS)
-        multiplier = calibrated(spent, event, privacy.epsilon, privacy.delta)
+        multiplier = calibrated(spent, event, privacy.epsilon, RESERVED * privacy.delta)
         return cls(multiplier, rate, batch_size, steps)
 
     def event(self, epochs: int) -> SampledGaussian:
@@ -342,6 +348,15 @@ class Guard:
             asked: What was asked for, by which it is known when it is asked for again.
         """
         self.last, self._unsent = asked, None
+
+    def answered(self) -> bool:
+        """Whoever asked for the last steps hears something, if only that they failed.
+
+        Returns:
+            Whether they were still taken for steps that nothing came of.
+        """
+        unsent, self._unsent = self._unsent, None
+        return unsent is not None
 
     # --- what is remembered ---
 

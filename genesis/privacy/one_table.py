@@ -20,7 +20,7 @@ from genesis.privacy.report import record_report
 from genesis.schema import Schema
 from genesis.statistics import PooledStatistics, ShardStatistics
 
-__all__ = ["guard_of", "pooled_statistics", "promise_of", "schema_of", "table_report"]
+__all__ = ["guard_of", "pooled_statistics", "promise_of", "schema_of", "table_of", "table_report"]
 
 
 def promise_of(privacy: Mapping[str, Any] | None) -> Privacy | None:
@@ -63,6 +63,17 @@ def schema_of(
         return stated.discretise(discrete_columns).settle()
     schema = Schema.infer(table, discrete_columns)
     return (schema.without_values() if private else schema).settle()
+
+
+def table_of(table: pd.DataFrame, schema: Schema, *, private: bool) -> pd.DataFrame:
+    """A table as a schema has it; where it is private, no cell decides how another one is read.
+
+    Raises:
+        SchemaError: It is not as the schema says, which the owner alone is told.
+        DataError: There are infinities.
+    """
+    conformed = schema.conform(table)
+    return schema.conform_loosely(table) if private else conformed
 
 
 def pooled_statistics(shard: ShardStatistics, rows: int, guard: Guard | None) -> PooledStatistics:

@@ -95,21 +95,47 @@ def conformed(column: Column, cells: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def loosely_conformed(column: Column, cells: pd.Series[Any]) -> pd.Series[Any]:
-    """Cells (n,) as one type; what `check_column` would refuse becomes null."""
-    kind = column.of or column.kind
-    if kind is Kind.NUMERIC:
-        numbers = pd.to_numeric(cells, errors="coerce").astype("float64")
-        return numbers.mask(np.isinf(numbers))
-    if kind is Kind.DATETIME:
-        return pd.to_datetime(cells, format=column.format, errors="coerce", utc=True)
+    """Cells (n,) as one type, each read by itself; what `check_column` would refuse becomes null.
+
+    Nothing fails, and no cell decides how another one is read: either would tell of a single row.
+    """
+    kind, dtype = column.of or column.kind, pd.api.types.pandas_dtype(column.dtype)
     if kind is Kind.ID:
         return cells
+    if kind is Kind.NUMERIC:
+        return _numbers(cells)
     plain = cells.astype(object)
-    if kind is Kind.BOOLEAN:
-        return plain.where(plain.map(lambda cell: isinstance(cell, bool | np.bool_)), None)
-    plain = plain.where(plain.map(lambda cell: isinstance(cell, Scalar | np.generic)), None)
-    texts = plain.map(as_text, na_action="ignore")
+    if kind is Kind.DATETIME:
+        if pd.api.types.is_datetime64_any_dtype(cells.dtype):
+            return cells
+        # Without a format pandas would take the first cell's for all others.
+        texts, format = plain.map(str, na_action="ignore"), column.format or "ISO8601"
+        return pd.to_datetime(texts, format=format, errors="coerce", utc=True)
+    if kind is Kind.BOOLEAN or pd.api.types.is_bool_dtype(dtype):
+        found = plain.where(plain.map(lambda cell: isinstance(cell, bool | np.bool_)), None)
+    elif column.is_text:
+        plain = plain.where(plain.map(lambda cell: isinstance(cell, Scalar | np.generic)), None)
+        found = plain.map(as_text, na_action="ignore")
+    else:  # or 1, True and "1" would be one label or three, by which of them comes first
+        found = _numbers(cells)
     if column.categories is not None:
-        known = texts.isin({as_text(category) for category in column.categories})
-        plain, texts = plain.where(known, None), texts.where(known, None)
-    return texts if column.is_text else plain
+        known = {as_text(category) for category in column.categories}
+        found = found.where(found.map(as_text, na_action="ignore").isin(known), None)
+    return found
+
+
+def _numbers(cells: pd.Series[Any]) -> pd.Series[Any]:
+    """Cells (n,) as finite numbers, NaN where they are none; numbers keep their type."""
+    types = pd.api.types
+    if not types.is_numeric_dtype(cells.dtype) or types.is_complex_dtype(cells.dtype):
+        return cells.astype(object).map(_number).astype(np.float64)
+    return cells.mask(cells.isin([np.inf, -np.inf])) if types.is_float_dtype(cells.dtype) else cells
+
+
+def _number(cell: Any) -> float:
+    """One cell as a finite number, else NaN."""
+    try:
+        number = float(cell)
+    except (TypeError, ValueError, OverflowError):
+        return np.nan
+    return number if np.isfinite(number) else np.nan
