@@ -58,7 +58,9 @@ __all__ = ["client"]
 @options.option(
     "--output", type=options.FILE, metavar="FILE", help="Synthetic table to write at the end."
 )
-@options.whole("--rows", help="Its rows. [default: as many as --data has]")
+@options.whole(
+    "--rows", help="Its rows. [default: as many as --data has, with noise under a promise]"
+)
 @options.option("--model", type=options.FILE, metavar="MODEL", help="File for the final model.")
 @privacy_options()
 @ledger_options()
@@ -151,7 +153,8 @@ def client(
         table = genesis.read_table(data)
         participant.train(table, options.split_columns(discrete_columns))
         if output is not None:
-            synthetic = participant.generate(len(table) if rows is None else rows)
+            known = len(table) if participant.rows is None else participant.rows
+            synthetic = participant.generate(known if rows is None else rows)
             genesis.write_table(synthetic, output)
             say(f"{len(synthetic):,} synthetic rows in {output}", quiet=quiet)
         if model is not None:

@@ -91,11 +91,11 @@ def fit(
     with ProgressBar("epochs", quiet=quiet) as bar:
         synthesizer.fit(rows, options.split_columns(discrete_columns), bar.show)
     synthesizer.save(output)
-    if synthesizer.privacy is not None:
-        say(in_words(synthesizer.privacy), quiet=quiet)
-    say(
-        f"{len(rows):,} rows, {len(synthesizer.losses)} epochs; at the end "
-        f"{losses_as_text(synthesizer.losses[-1])}\n"
-        f"model in {output} after {time.perf_counter() - started:.1f} s",
-        quiet=quiet,
-    )
+    epochs = len(synthesizer.losses)
+    if synthesizer.privacy is None:
+        told = f"{len(rows):,} rows, {epochs} epochs; at the end "
+        told += losses_as_text(synthesizer.losses[-1])
+    else:  # exact numbers are for whoever asks for them
+        told = f"about {synthesizer.encoder.rows:,} rows, {epochs} epochs\n"
+        told += in_words(synthesizer.privacy)
+    say(f"{told}\nmodel in {output} after {time.perf_counter() - started:.1f} s", quiet=quiet)

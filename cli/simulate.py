@@ -26,7 +26,10 @@ __all__ = ["simulate"]
 @click.command(short_help="Run a whole federation on this machine.")
 @click.argument("tables", metavar="TABLE...", type=options.FILE, nargs=-1, required=True)
 @options.output("FILE", "Table to write: .csv, .csv.gz or .parquet.")
-@options.whole("--rows", help="Synthetic rows. [default: as many as the tables have]")
+@options.whole(
+    "--rows",
+    help="Synthetic rows. [default: as many as the tables have, with noise under a promise]",
+)
 @options.option("--model", type=options.FILE, metavar="MODEL", help="File for the trained model.")
 @options.option("--json", type=options.FILE, metavar="FILE", help="File for an account, as JSON.")
 @options.report
@@ -103,6 +106,8 @@ def simulate(
         given = synthesizer.plan.discrete_columns
         genesis.evaluation.check_tables(pooled, held, target, discrete_columns=given)
     synthesizer.fit(shards, resume_from=checkpoint if resume else None)
+    if synthesizer.privacy is not None:
+        sizes = synthesizer.rows  # the account and the rows to be written tell of these alone
     generating = time.perf_counter()
     synthetic = synthesizer.generate(sum(sizes.values()) if rows is None else rows)
     seconds = dict(synthesizer.seconds) | {"generation": time.perf_counter() - generating}

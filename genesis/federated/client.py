@@ -133,6 +133,7 @@ class FederatedClient:
         self.history: list[dict[str, float]] = []
         self._on_train_complete: list[Callable[..., object]] = []
         self._model: Synthesizer | None = None
+        self.rows: int | None = None  # of its table, as others know them: noisy under a promise
         self._kept: str | None = None
 
     def train(self, data: pd.DataFrame, discrete_columns: Sequence[str] = ()) -> FederatedClient:
@@ -184,6 +185,7 @@ class FederatedClient:
                 # is not even told by leaving: see `Shard._fitted`.
                 Schema.from_dict(connection.welcome["schema"]).check(data)
             self._answer(shard, connection)
+        self.rows = shard.rows
         return self
 
     def _answer(self, shard: Shard, connection: Connection) -> None:

@@ -142,6 +142,7 @@ class Shard:
         self.client_id = client_id
         self.encoder: Encoder | None = None
         self.losses: dict[str, float] = {}  # of the last round, for this client's own eyes
+        self.rows: int | None = None  # as others know them
         self.returning = False  # whether the server knows it from before a restart, as it says
         self.remembered: Mapping[str, Any] | None = None  # `memory` of before, if no folder has it
         self._given = table
@@ -474,7 +475,7 @@ class Shard:
         self._begun, self._kept = False, None
         if "divergence" in meta["measures"]:
             self._measured = _divergences(encoder, self._codes)
-        self.encoder = encoder
+        self.encoder, self.rows = encoder, rows
         told: dict[str, Any] = {"rows": rows, "parameters": self._model.parameters.digest}
         if self._guard is not None:
             told |= {"private": True, "spent": self._guard.spent()}
