@@ -43,6 +43,9 @@ class Echo:
         self.wait = threading.Event()
         self.wait.set()
 
+    def memory(self) -> None:
+        """It promises nothing."""
+
     def handle(self, request: Request) -> Reply:
         self.seen.append(request)
         if request.kind == "fail":
