@@ -133,7 +133,7 @@ def _run(chosen: Plan, schema: Schema, *, rows: int, clients: int, public: bool)
         PlanError: There are fewer rows than clients.
     """
     # Here, because they bring torch.
-    from genesis.federated.shard import batch_size_for, private_batch_size
+    from genesis.federated.choices import batch_size_for, private_batch_size
     from genesis.privacy.plan import PlannedRun
 
     assert chosen.promise is not None

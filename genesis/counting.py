@@ -215,6 +215,8 @@ def settled(
         lower = float(column.lower)
     if column.upper is not None:
         upper = float(column.upper)
+    if lower > upper:  # next to nothing was counted, or only beyond a bound that is stated
+        lower, upper = (upper, upper) if column.upper is not None else (lower, lower)
     first, last = to_grid(np.array([lower]), np.array([upper]), column.decimals)
     middle = low / 2 + high / 2  # halves first: the sum of two large floats may overflow
     return NumericStatistics(

@@ -19,11 +19,12 @@ import torch
 from genesis.devices import resolve_device
 from genesis.errors import DataError, FederationError, PlanError, printable
 from genesis.federated.callbacks.handlers import call_with_named, check_handler
+from genesis.federated.choices import LocalChoices
 from genesis.federated.final_model import final_model
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts
 from genesis.federated.plan import check_number, check_whole
-from genesis.federated.shard import LocalChoices, Shard
+from genesis.federated.shard import Shard
 from genesis.federated.transport.body import check_compression
 from genesis.federated.transport.http.connection import Connection, Received
 from genesis.federated.transport.http.reach import client_tls
@@ -166,7 +167,7 @@ class FederatedClient:
             guarded=True,
             privacy=self._privacy,
         )
-        shard.check_budget()
+        shard.promise.check_budget()
         connection = Connection(
             self.server_url,
             self.client_id,
@@ -194,7 +195,7 @@ class FederatedClient:
         for received in connection.tasks():
             request = received.request
             started = time.perf_counter()
-            shard.returning = connection.welcome.get("again") is True
+            shard.promise.returning = connection.welcome.get("again") is True
             reply = shard.handle(request)
             self._remember(connection.secret)  # another one, if the server was started again
             if reply.error:

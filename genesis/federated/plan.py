@@ -42,7 +42,7 @@ class Plan:
         n_rounds: Rounds of local training and aggregation.
         local_epochs: Epochs of each client in each round; `config["epochs"] // n_rounds` if None,
             at least 1.
-        batch_size: Rows of a step; if None it follows the shard, see `shard.batch_size_for`.
+        batch_size: Rows of a step; if None it follows the shard, see `choices.batch_size_for`.
         learning_rate: Replaces the learning rates of the config.
         aggregation: Name of a rule, or an object or function: see `aggregation`.
         aggregation_options: Options of a rule given by name.

@@ -16,7 +16,9 @@ import torch
 from genesis import FederatedSynthesizer, __version__
 from genesis.errors import FederationError, GenesisError
 from genesis.federated.certificates import make_certificates
+from genesis.federated.client_promise import ClientPromise
 from genesis.federated.messages import Reply, Request
+from genesis.federated.parts import Parts
 from genesis.federated.plan import Plan
 from genesis.federated.rounds import Federation
 from genesis.federated.shard import Shard
@@ -39,12 +41,10 @@ class Echo:
 
     def __init__(self, client_id: str) -> None:
         self.client_id = client_id
+        self.promise = ClientPromise(client_id, None, Parts())
         self.seen: list[Request] = []
         self.wait = threading.Event()
         self.wait.set()
-
-    def memory(self) -> None:
-        """It promises nothing."""
 
     def handle(self, request: Request) -> Reply:
         self.seen.append(request)

@@ -7,7 +7,37 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["jensen_shannon", "wasserstein"]
+from genesis.codes import Codes
+from genesis.encoding.encoder import Encoder
+from genesis.encoding.numeric import NumericEncoding
+
+__all__ = ["divergences", "jensen_shannon", "wasserstein"]
+
+
+def divergences(encoder: Encoder, codes: Codes) -> dict[str, float]:
+    """How far each column of one client is from all clients'.
+
+    Args:
+        encoder: Fitted on the counts of all clients.
+        codes: The client's rows.
+
+    Returns:
+        "divergence.0", …: of every column, in the order of the encoder.
+    """
+    measured = {}
+    for block, encoding in enumerate(encoder.encodings):
+        width = len(encoding.counts)
+        own = codes.codes[:, block]
+        counts = np.bincount(own[own >= 0], minlength=width)
+        if isinstance(encoding, NumericEncoding):
+            means = encoding.mixture.means if encoding.mixture is not None else np.empty(0)
+            positions = np.concatenate([means, encoding.atoms])
+            order = np.argsort(positions, kind="stable")
+            value = wasserstein(counts[order], encoding.counts[order], positions[order])
+        else:
+            value = jensen_shannon(counts, encoding.counts)
+        measured[f"divergence.{block}"] = float(value)
+    return measured
 
 
 def jensen_shannon(counts: npt.ArrayLike, pooled: npt.ArrayLike) -> float:

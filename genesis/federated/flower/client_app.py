@@ -15,7 +15,7 @@ What a node says of itself in `--node-config`:
     checkpoint        folder for what it needs to go on if it is stopped
     model             file for the final model
 
-and what it decides by itself, whatever the plan says; see `shard.LocalChoices`:
+and what it decides by itself, whatever the plan says; see `choices.LocalChoices`:
 
     local-epochs, batch-size, learning-rate, max-grad-norm, clip-per-layer
 
@@ -41,11 +41,12 @@ from safetensors.torch import load, save
 
 import genesis
 from genesis.errors import DataError, FederationError, GenesisError, PlanError, SchemaError
+from genesis.federated.choices import LocalChoices
 from genesis.federated.final_model import final_model
 from genesis.federated.flower.transport import ASK, HELLO, keep_setup
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts
-from genesis.federated.shard import LocalChoices, Shard
+from genesis.federated.shard import Shard
 from genesis.federated.transport.body import decode_request, encode_reply
 from genesis.privacy.budget import Privacy
 from genesis.schema import Schema
@@ -164,7 +165,7 @@ def _handle(body: bytes, context: Context, memory: Memory) -> Reply:
     elif memory.snapshot or (request.kind == "train" and shard.encoder is not None):
         tensors = {name: t.detach().cpu().contiguous() for name, t in shard.snapshot().items()}
         memory.snapshot = save(tensors)
-    promise = shard.memory()
+    promise = shard.promise.memory()
     memory.promise = "" if promise is None else json.dumps(promise)
     _shards[context.run_id, context.node_id] = memory.handled, shard
     prepare = memory.setup.get("prepare")
@@ -184,8 +185,8 @@ def _shard(context: Context, memory: Memory) -> Shard:
     if known is not None and handled == memory.handled:
         return known
     shard = _new_shard(context)
-    shard.remembered = json.loads(memory.promise) if memory.promise else None
-    shard.returning = memory.lost
+    shard.promise.remembered = json.loads(memory.promise) if memory.promise else None
+    shard.promise.returning = memory.lost
     for body in memory.setup.values():
         if error := shard.handle(decode_request(body)).error:
             raise FederationError("this client could not be set up again", got=error)

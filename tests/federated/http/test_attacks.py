@@ -14,9 +14,10 @@ import torch
 from safetensors.numpy import save
 
 from genesis.errors import DataError, FederationError, ModelFileError
+from genesis.federated.choices import LocalChoices
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts
-from genesis.federated.shard import LocalChoices, Shard
+from genesis.federated.shard import Shard
 from genesis.federated.transport.body import MAX_JSON, SMALL_JSON, decode_reply, largest_reply
 from genesis.model_file import Contents, read_file, write_file
 from genesis.schema import Schema
