@@ -33,6 +33,7 @@ class Noise:
 
     def __init__(self) -> None:
         self._entropy: Callable[[int], bytes] = os.urandom
+        self._uniform = np.empty(0, dtype=np.float32)
 
     def normal(self, n: int) -> Tensor:
         """(n,) float32 on the CPU, independent and standard normal.
@@ -42,10 +43,15 @@ class Noise:
         """
         half = -(-n // 2)
         words = torch.from_numpy(np.frombuffer(self._bytes(8 * half), dtype=np.uint32))
-        uniform = words.to(torch.float32).mul_(2.0**-32).add_(2.0**-33)
+        if len(self._uniform) != 2 * half:  # kept: new memory costs as much as the numbers
+            self._uniform = np.empty(2 * half, dtype=np.float32)
+        uniform = torch.from_numpy(self._uniform).copy_(words).mul_(2.0**-32).add_(2.0**-33)
         radius = uniform[:half].log_().mul_(-2).clamp_min_(0).sqrt_()
         angle = uniform[half:].mul_(2 * math.pi)
-        return torch.cat([radius * angle.cos(), radius * angle.sin()])[:n]
+        drawn = torch.empty(2 * half)
+        torch.cos(angle, out=drawn[:half]).mul_(radius)
+        torch.sin(angle, out=drawn[half:]).mul_(radius)
+        return drawn[:n]
 
     def uniform(self, n: int) -> Tensor:
         """(n,) float64 on the CPU, independent and uniform in [0, 1)."""
