@@ -1032,7 +1032,10 @@ def normal_numbers_of_torch(patch: Patch) -> None:
 
 @bug(11)
 def entropy_of_a_seed(patch: Patch) -> None:
+    begun = Noise.__init__
+
     def begin(self: Noise) -> None:
+        begun(self)
         self._entropy = np.random.default_rng(0).bytes
 
     patch.setattr(Noise, "__init__", begin)
