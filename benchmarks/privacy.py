@@ -2,6 +2,7 @@
 
     python -m benchmarks.privacy utility adult.csv --target income --seeds 3
     python -m benchmarks.privacy attack adult.csv --seeds 3
+    python -m benchmarks.privacy noise adult.csv
 
 `utility`: the first two thirds of the rows train, at five clients; the rest are the holdout. The
 schema is public: all categories and the bounds of all numbers are stated. `tv2` is the mean total
@@ -9,6 +10,9 @@ variation of all two-way tables, numbers in 20 bins of equal frequency.
 
 `attack`: 200 rows, no dropout, 600 epochs: a critic that knows its rows by heart, attacked by its
 own scores, before and after.
+
+`noise`: how long one client of `utility` takes to choose its noise, and what it spends of ε.
+Models make no difference to it.
 """
 
 from __future__ import annotations
@@ -28,7 +32,11 @@ import pandas as pd
 from benchmarks.scoring import Judge
 from genesis import FederatedSynthesizer, Kind, Schema, Synthesizer
 from genesis.evaluation.white_box import white_box
+from genesis.federated.choices import private_batch_size
+from genesis.federated.plan import Plan
 from genesis.partition import partition
+from genesis.privacy.guard import Statistics, Training
+from genesis.privacy.ledger import Ledger
 
 CLIENTS = 5
 BINS = 20
@@ -151,10 +159,29 @@ def attack(arguments: argparse.Namespace) -> None:
             print(json.dumps({**line, "low": found.low, "high": found.high}), flush=True)
 
 
+def noise(arguments: argparse.Namespace) -> None:
+    """One JSON line a promise: σ of a step, ε of all releases at the whole of δ, seconds."""
+    rows = pd.read_csv(arguments.table)
+    schema, each = public_schema(rows), len(rows) * 2 // 3 // CLIENTS
+    for epsilon in [float(e) for e in arguments.epsilons.split(",") if e != "none"]:
+        plan = Plan(n_rounds=10, privacy={"differential_privacy": {"epsilon": epsilon}})
+        promise, epochs = plan.promise, plan.n_rounds * plan.epochs_per_round
+        batch_size = private_batch_size(plan.config_for(private=True))
+        counts = Statistics.planned(schema, promise).events
+        started = time.perf_counter()
+        training = Training.planned(
+            counts, promise, rows=each, batch_size=batch_size, epochs=epochs
+        )
+        seconds = round(time.perf_counter() - started, 2)
+        spent = Ledger((*counts, training.event(epochs))).epsilon(promise.delta)
+        line = {"epsilon": epsilon, "noise": training.noise_multiplier, "spent": spent}
+        print(json.dumps({**line, "seconds": seconds}), flush=True)
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["utility", "attack"])
+    parser.add_argument("what", choices=["utility", "attack", "noise"])
     parser.add_argument("table", type=Path)
     parser.add_argument("--target", default="income")
     parser.add_argument("--seeds", type=int, default=3)
@@ -163,7 +190,7 @@ def main() -> None:
     parser.add_argument("--epsilons", default="none,1,3,10")
     parser.add_argument("--controls", action="store_true")
     arguments = parser.parse_args()
-    {"utility": utility, "attack": attack}[arguments.what](arguments)
+    {"utility": utility, "attack": attack, "noise": noise}[arguments.what](arguments)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 Run it with ``python benchmarks/private_steps.py [--table CSV] [--epochs N] [--threads N]``. The two
 take turns, epoch by epoch, in one process, so that whatever else the machine does hits both of
 them; printed are medians, and the median of the ratios of the pairs. A step of CTGAN is one of the
-critic and one of the generator, without packs in both cases. Without a table the rows are random,
-with as many columns and categories as Adult has.
+critic and one of the generator, without packs in both cases. What of a private step the noise takes
+is measured by itself. Without a table the rows are random, with as many columns and categories as
+Adult has.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from steps import ADULT, BATCH, ROWS, THREADS, encoded, random_rows
 from genesis.codes import Codes, Layout
 from genesis.models import GenerativeModel, LocalTraining, create_model
 from genesis.privacy.dp_sgd import PrivateSteps
+from genesis.privacy.noise import Noise
 
 GOALS = {"ctgan": 1.2, "tvae": 1.4}
 CONFIGS = {"ctgan": {"pac": 1}, "tvae": {}}
+NOISES = 500
 
 
 def main() -> None:
@@ -38,7 +41,7 @@ def main() -> None:
         ratio = statistics.median(b / a for a, b in zip(plain, private, strict=True))
         times = (statistics.median(t) * 1e3 for t in (plain, private))
         print("{:6} without {:6.2f} ms  private {:6.2f} ms  ".format(name, *times), end="")
-        print(f"private/without {ratio:.2f} (goal {goal})")
+        print(f"private/without {ratio:.2f} (goal {goal})  noise {time_noise(name, layout):.2f} ms")
 
 
 def take_turns(
@@ -62,6 +65,18 @@ def time_epoch(
     start = time.perf_counter()
     model.train(rows, LocalTraining(1, BATCH, (0,), first_epoch=epoch, private=private))
     return time.perf_counter() - start
+
+
+def time_noise(name: str, layout: Layout) -> float:
+    """Milliseconds of the normal numbers of a step: one for each parameter that it trains."""
+    parameters = create_model(name, layout, CONFIGS[name]).parameters
+    trained = parameters.parts.get("discriminator", slice(0, parameters.size))
+    noise, times = Noise(), []
+    for _ in range(NOISES):
+        start = time.perf_counter()
+        noise.normal(trained.stop - trained.start)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1e3
 
 
 if __name__ == "__main__":

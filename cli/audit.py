@@ -48,9 +48,14 @@ OF_MECHANISM = ("mechanism", "method", "config", "json", "seed", "quiet")
 @options.option(
     "--mechanism",
     is_flag=True,
-    help="Audit one private step of training instead, which needs no tables.",
+    help="Audit single private steps of training instead, which needs no tables.",
 )
-@options.text("--method", default=None, help="Method to train for these. [default: the model's]")
+@options.text(
+    "--method",
+    default=None,
+    help="Method to train for these. [default: the model's] With --mechanism, whose step: ctgan, "
+    "tvae, classifier or client-level. [default: each]",
+)
 @options.epochs
 @options.config
 @options.report
@@ -92,9 +97,9 @@ def audit(
     --shadows and --canaries train the method again: with --method, --epochs and --config, or as
     the model was trained.
 
-    --mechanism runs the step that differential privacy rests on, with planted records and without,
-    for every method or that of --method. It ends with status 1 unless the step does what its ε is
-    computed for.
+    --mechanism runs the steps that differential privacy rests on, with a planted record and
+    without: those of CTGAN, TVAE and the classifier, and the round that hides whole clients, or
+    the one that --method names. It ends with status 1 unless they do what their ε is computed for.
 
     \b
     Examples:
@@ -104,6 +109,7 @@ def audit(
       genesis audit --members train.csv --non-members test.csv --synthetic synthetic.csv \\
           --method tvae --epochs 100 --canaries 1000
       genesis audit --mechanism --json steps.json
+      genesis audit --mechanism --method client-level
     """
     if mechanism:
         _check_uses_of_mechanism(ctx)
@@ -160,11 +166,11 @@ def audit(
 def _audit_mechanism(
     method: str | None, config: Mapping[str, Any], *, json: Path | None, seed: int, quiet: bool
 ) -> None:
-    """Audit the private step of one method or of all, and raise PrivacyError for what it finds."""
-    from genesis.evaluation.mechanism import audit_step, private_methods
+    """Audit one private step or all of them, and raise PrivacyError for what is found."""
+    from genesis.evaluation.mechanism import audit_step, private_steps
 
     check_outputs([], files=[json])
-    chosen = {method: config} if method else {each: {} for each in private_methods()}
+    chosen = {method: config} if method else {each: {} for each in private_steps()}
     steps = {}
     for name, its_config in chosen.items():
         with ProgressBar(name, quiet=quiet) as bar:

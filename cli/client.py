@@ -22,6 +22,7 @@ from .network import (
 )
 from .outputs import check_outputs, say
 from .privacy_options import gather_privacy, ledger_options, ledgers_of, privacy_options
+from .secure_options import identity_options, secure_aggregation
 
 __all__ = ["client"]
 
@@ -64,6 +65,8 @@ __all__ = ["client"]
 @options.option("--model", type=options.FILE, metavar="MODEL", help="File for the final model.")
 @privacy_options()
 @ledger_options()
+@secure_aggregation("Insist that the server learns sums alone.")
+@identity_options
 @options.device
 @options.quiet
 def client(
@@ -94,6 +97,10 @@ def client(
     privacy: tuple[tuple[str, Any], ...],
     privacy_ledger: Path | None,
     privacy_budget: float | None,
+    secure_aggregation: str | None,
+    identity: Path | None,
+    roster: Path | None,
+    trust_on_first_use: bool,
     device: str,
     quiet: bool,
 ) -> None:
@@ -110,6 +117,8 @@ def client(
       genesis federated client --server https://server.example:8000 --ssl-verify ca.crt \\
           --auth-token-file token --data ward.parquet --client-id hospital_1 \\
           --discrete-columns ward,outcome --checkpoint saved --model ward.model
+      genesis federated client --server http://127.0.0.1:8000 --data north.csv --client-id north \\
+          --secure-aggregation masking --identity north.key --roster roster.toml
     """
     if rows is not None and output is None:
         raise click.UsageError("--rows needs --output")
@@ -123,7 +132,8 @@ def client(
         privacy_budget=privacy_budget,
         table=data,
     )
-    given = (data, schema, ssl_verify, ssl_cert, ssl_key, auth_token_file, *ledgers_of(promise))
+    tls = (ssl_verify, ssl_cert, ssl_key, auth_token_file)
+    given = (data, schema, identity, roster, *tls, *ledgers_of(promise))
     check_outputs(
         [path for path in given if path], tables=[output], files=[model], folders=[checkpoint]
     )
@@ -148,6 +158,10 @@ def client(
             insecure=insecure,
             schema=genesis.Schema.load(schema) if schema else None,
             device=device,
+            secure_aggregation=secure_aggregation or False,
+            identity=identity,
+            roster=roster,
+            trust_on_first_use=trust_on_first_use,
             checkpoint=checkpoint,
         )
         table = genesis.read_table(data)

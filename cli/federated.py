@@ -17,6 +17,7 @@ federated = Commands(
             ".certificates:certificates",
             "Make certificates for the server and its clients.",
         ),
+        "identity": (".identity:identity", "Make the key that other clients know a client by."),
     },
     short_help="Train one generator over many tables.",
     help="""Train one generator over many tables, none of which leaves its owner.

@@ -14,6 +14,7 @@ from genesis.federated.plan import Plan, read_choices
 
 from . import options
 from .privacy_options import gather_privacy, privacy_options
+from .secure_options import secure_aggregation
 
 __all__ = ["gather_choices", "plan_options"]
 
@@ -22,6 +23,7 @@ JOINED = (
     "aggregation_options",
     "discrete_columns",
     "privacy",
+    "secure_aggregation",
 )  # options that are given in parts
 
 
@@ -110,7 +112,12 @@ def plan_options(min_clients: int = Plan.min_clients) -> Callable[[Any], Any]:
         options.discrete_columns,
         options.max_categories,
         privacy_options(unit=True),
-        options.option("--secure-aggregation", hidden=True),
+        secure_aggregation("The server learns sums of the clients' updates and nothing else."),
+        options.whole(
+            "--secure-aggregation-bits",
+            default=Plan.secure_aggregation_bits,
+            help="Of a number in those sums: 32 or 24, which is less to send.",
+        ),
     ]
     return lambda command: reduce(lambda made, add: add(made), reversed(listed), command)
 
@@ -148,4 +155,5 @@ def gather_choices(
         choices["privacy"] = promise
     if secure_aggregation is not None:
         choices["secure_aggregation"] = secure_aggregation
+        choices.pop("encryption", None)  # the plan's word for the same
     return choices

@@ -217,6 +217,11 @@ def _trusted(trust: str) -> str:
     """Who has to be honest for the promise to hold."""
     if trust == "server":
         return "The server: it sees the updates of all clients and adds the noise."
+    if trust == "distributed":
+        return (
+            "Most of the clients, who add the noise together and tell nobody their part of it, and "
+            "secure aggregation, which shows the server sums alone; not the server."
+        )
     return "Whoever holds the records, with those alone; nobody else, and not the server."
 
 

@@ -78,7 +78,7 @@ def mechanism_as_text(found: Mapping[str, Any]) -> str:
     title = f"private step of {found['method']}"
     lines = [f"{title:{WIDTH}}{'found':>9} {'interval':18}{'right':>9}"]
     for canary in found["canaries"]:
-        name = f"{canary['kind']} record, distance"
+        name = f"{canary['kind']} {found['unit']}, distance"
         allowed = f"≤ {found['mu']:.2f}"
         lines.append(_beside(name, canary, "mu", allowed, ".2f"))
         moved = canary["sensitivity"]

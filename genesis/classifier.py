@@ -8,16 +8,15 @@ its training.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from genesis.devices import resolve_device
 from genesis.encoding.discrete import DiscreteEncoding
@@ -38,11 +37,18 @@ from genesis.privacy.one_table import (
 from genesis.schema import Schema
 from genesis.seeding import Stream, check_seed, generator
 from genesis.statistics import PooledStatistics, ShardStatistics
+from genesis.supervised import (
+    NO_LABEL,
+    LabelledRows,
+    features,
+    initialised,
+    network_of,
+    train,
+)
 from genesis.values import as_column
 
 __all__ = ["Classifier"]
 
-NO_LABEL = -1  # of a row whose target is null or has no class: it teaches nothing
 CHUNK_ROWS = 32_768  # rows predicted at a time, to bound memory
 LEARNING_RATES = {False: 1e-3, True: 1e-2}  # without and with privacy
 GRADIENTS = "per-record gradients by Opacus' hooks"
@@ -221,7 +227,7 @@ class Classifier:
         blocks = self._blocks(fitted.encoder)
         for chunk in torch.split(torch.arange(len(rows), device=self.device), CHUNK_ROWS):
             with torch.inference_mode():
-                logits = fitted.network(_features(rows, chunk, blocks))
+                logits = fitted.network(features(rows, chunk, blocks))
                 yield logits.double().softmax(1).cpu().numpy()
 
     def _rows(self, encoder: Encoder, table: pd.DataFrame) -> TrainingRows:
@@ -241,48 +247,30 @@ class Classifier:
     ) -> nn.Sequential:
         """A network that was trained on all epochs."""
         rng = generator(self.seed, Stream.TRAINING, 0)
-        rows, blocks = self._rows(encoder, table), self._blocks(encoder)
         _, codes = labels.encode(table[labels.column.name], None)
         given = np.where(codes < len(labels.labels), codes, NO_LABEL)  # the code beyond is null's
-        targets = torch.as_tensor(given, dtype=torch.int64, device=self.device)
+        examples = LabelledRows(
+            self._rows(encoder, table),
+            self._blocks(encoder),
+            torch.as_tensor(given, dtype=torch.int64, device=self.device),
+        )
         sizes = (encoder.layout.width, *self._config.hidden, len(labels.labels))
-        trained = _network(sizes, self.device)
-        _initialise(trained, rng)
-
-        network: nn.Module = trained
-        rate = self._config.learning_rate or LEARNING_RATES[private is not None]
-        optimizer: Any = torch.optim.Adam(trained.parameters(), rate)
-        batches: Iterable[Tensor]
-        if private is None:
-            batches = self._shuffled(len(rows), rng)
-        else:
-            from genesis.privacy.opacus_steps import PrivateOptimizer, recorded
-
-            network, optimizer = recorded(trained), PrivateOptimizer(optimizer, private)
-            steps = private.steps * self._config.epochs
-            batches = (private.batch(len(rows), self.device) for _ in range(steps))
-        for batch in batches:
-            optimizer.zero_grad()
-            x = _features(rows, batch, blocks).requires_grad_(private is not None)
-            loss = nn.functional.cross_entropy(
-                network(x), targets[batch], ignore_index=NO_LABEL, reduction="sum"
-            )
-            if private is None:  # else the optimiser divides: how many came is private
-                loss = loss / len(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+        trained = initialised(sizes, self.device, rng)
+        train(
+            trained,
+            examples,
+            epochs=self._config.epochs,
+            batch_size=self._config.batch_size,
+            learning_rate=self._config.learning_rate or LEARNING_RATES[private is not None],
+            rng=rng,
+            private=private,
+        )
         if not all(bool(p.isfinite().all()) for p in trained.parameters()):
             raise TrainingError("training diverged", do="lower the learning rate")
         # The numbers alone: gradients of single records hang on what was trained.
-        kept = _network(sizes, self.device)
+        kept = network_of(sizes, self.device)
         kept.load_state_dict(trained.state_dict())
         return kept.requires_grad_(False)
-
-    def _shuffled(self, n: int, rng: np.random.Generator) -> Iterator[Tensor]:
-        """Batches of all epochs, each of which meets every row once."""
-        for _ in range(self._config.epochs):
-            order = torch.as_tensor(rng.permutation(n), device=self.device)
-            yield from torch.split(order, self._config.batch_size)
 
 
 def _labels_of(pooled: PooledStatistics, target: str, *, private: bool) -> DiscreteEncoding:
@@ -321,30 +309,3 @@ def _known_columns(table: pd.DataFrame, schema: Schema) -> pd.DataFrame:
     """The columns of a schema, and no others."""
     wanted = [str(name) in schema for name in table.columns]
     return schema.conform(table.loc[:, wanted])
-
-
-def _features(rows: TrainingRows, batch: Tensor, blocks: Blocks) -> Tensor:
-    """The features (b, F) of some rows (b,), which may be none."""
-    width = blocks.n_scalars + blocks.n_softmax
-    x = rows.scalars.new_empty(len(batch), width)
-    rows.write(x, batch, blocks)
-    return x
-
-
-def _network(sizes: Sequence[int], device: torch.device) -> nn.Sequential:
-    """Linear layers with ReLU between them; their numbers are yet to be set."""
-    layers: list[nn.Module] = []
-    for wide, narrow in pairwise(sizes):
-        # Without memory at first: torch would fill it from the generator that all share.
-        layers += [nn.Linear(wide, narrow, device="meta"), nn.ReLU()]
-    return nn.Sequential(*layers[:-1]).to_empty(device=device)
-
-
-@torch.no_grad()
-def _initialise(network: nn.Sequential, rng: np.random.Generator) -> None:
-    """Draw all numbers as torch does, uniform in ±1 / √(inputs), but from a stream."""
-    for layer in network:
-        if isinstance(layer, nn.Linear):
-            bound = layer.in_features**-0.5
-            for p in layer.parameters():
-                p.copy_(torch.from_numpy(rng.uniform(-bound, bound, tuple(p.shape))))

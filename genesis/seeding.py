@@ -22,6 +22,7 @@ class Stream(IntEnum):
     TRAINING = 2
     COHORT = 3
     GENERATION = 4
+    ROUNDING = 5
 
 
 def check_seed(seed: int) -> int:

@@ -36,6 +36,7 @@ HEAVY += ["fastapi", "uvicorn", "httpx", "limits", "cryptography", "prometheus_c
         "from genesis_cli.federated import federated as group; show(['client'])",
         "from genesis_cli.federated import federated as group; show(['status'])",
         "from genesis_cli.federated import federated as group; show(['certificates'])",
+        "from genesis_cli.federated import federated as group; show(['identity'])",
     ],
 )
 def test_nothing_heavy_is_imported(program: str) -> None:

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from genesis.errors import FederationError, GenesisError, SchemaError, printable
 from genesis.federated.clients import MOST_ROWS, Clients, read
 from genesis.federated.messages import Reply, Request, check_arrays
 from genesis.federated.promise import RunPromise
+from genesis.federated.secure_sums import SecureSums
 from genesis.schema import Schema
 from genesis.statistics import PooledStatistics, Question
 from genesis.values import Label, as_column
@@ -57,7 +59,12 @@ def agree_on_schema(
 
 
 def ask_labels(
-    clients: Clients, schema: Schema, promise: RunPromise, *, known: bool = False
+    clients: Clients,
+    schema: Schema,
+    promise: RunPromise,
+    sums: SecureSums | None = None,
+    *,
+    known: bool = False,
 ) -> list[Mapping[str, Sequence[Label]]]:
     """The labels that occur at each client. It is then held to the schema, and to the promise.
 
@@ -65,6 +72,7 @@ def ask_labels(
         clients: Whom to ask.
         schema: What was agreed on.
         promise: What the run promises.
+        sums: Secure aggregation, if there is any: what clients count will be bound to the schema.
         known: Whether the labels are known from a checkpoint: as many clients as a round needs are
             then enough, and none has to release anything.
 
@@ -74,22 +82,35 @@ def ask_labels(
     """
     meta = {"schema": schema.to_dict(), "known": known, **promise.told(len(clients))}
     request = Request("labels", meta=meta, setup=True)
+    if sums is not None:
+        sums.note(request)
     replies = clients.require(request, "fit the schema", missing_ok=known)
     promise.hear(replies)
     return [read(reply, lambda meta: _labels(meta["labels"], schema)) for reply in replies]
 
 
 def fit_encoder(
-    clients: Clients, schema: Schema, max_categories: int, promise: RunPromise
+    clients: Clients,
+    schema: Schema,
+    max_categories: int,
+    promise: RunPromise,
+    sums: SecureSums | None = None,
 ) -> Encoder:
     """Count until everything is known of the pooled table, then fit on the sums.
+
+    Args:
+        clients: Whom to ask.
+        schema: What was agreed on.
+        max_categories: Categories of a column with a slot of their own.
+        promise: What the run promises.
+        sums: Secure aggregation; without, the server adds up what each client counts.
 
     Raises:
         SchemaError: A client's table does not fit the schema, or there are fewer than two rows.
         FederationError: A client did not answer, or not what was asked.
     """
     promise.check_schema(schema)
-    labels = ask_labels(clients, schema, promise)
+    labels = ask_labels(clients, schema, promise, sums)
     pooled = PooledStatistics(schema, labels, private=promise.is_private)
     while questions := pooled.questions():
         asked: dict[str, Any] = {"questions": [question.to_dict() for question in questions]}
@@ -97,11 +118,10 @@ def fit_encoder(
             asked["private"] = True
         total = sum(question.size for question in questions)
         request = Request("count", meta=asked, expects={"counts": ("int64", total)})
-        replies = clients.require(request, "count its values")
+        answers, replies, rows = _answers(clients, request, questions, promise, sums)
         with _fitting():
-            answers = _sum_answers(replies, questions, private=promise.is_private)
             if promise.is_private:
-                pooled.take(*_with_noise(answers, replies, schema, promise))
+                pooled.take(*_with_noise(answers, replies, rows, schema, promise))
             else:
                 pooled.take(answers)
     if pooled.rows < 2 and not promise.is_private:  # else it may be noise
@@ -114,14 +134,36 @@ def fit_encoder(
     return encoder
 
 
+def _answers(
+    clients: Clients,
+    request: Request,
+    questions: Sequence[Question],
+    promise: RunPromise,
+    sums: SecureSums | None,
+) -> tuple[list[npt.NDArray[np.int64]], Sequence[Reply], int]:
+    """The sums of the clients' counts, one array a question; what they say of them; their rows."""
+    ends = np.cumsum([question.size for question in questions])
+    if sums is None:
+        replies: Sequence[Reply] = clients.require(request, "count its values")
+        total = _sum_answers(replies, questions, private=promise.is_private)
+        rows = promise.rows_of(replies) if promise.is_private else 0
+    else:
+        request = replace(request, meta={**request.meta, "secure": {}})
+        total, rows, replies = sums.counts(request, int(ends[-1]))
+        sums.rows = rows
+        _check_possible(total, questions, "the clients", private=promise.is_private)
+    return np.split(total, ends[:-1]), replies, rows
+
+
 def _with_noise(
     answers: list[npt.NDArray[np.int64]],
     replies: Sequence[Reply],
+    rows: int,
     schema: Schema,
     promise: RunPromise,
 ) -> tuple[list[npt.NDArray[np.int64]], float, int]:
     """Sums, the standard deviation of the noise in them, and the rows that they count."""
-    deviation, rows = promise.noise_in(replies)
+    deviation = promise.noise_in(replies)
     if promise.hides_clients:
         answers, deviation = promise.noisy_counts(schema, answers, rows // len(replies))
     return answers, deviation, rows
@@ -181,27 +223,38 @@ def _labels(found: Mapping[str, Any], schema: Schema) -> dict[str, Sequence[Labe
 
 def _sum_answers(
     replies: Sequence[Reply], questions: Sequence[Question], *, private: bool = False
-) -> list[npt.NDArray[np.int64]]:
-    """The sums over the clients of their counts, one array a question.
+) -> npt.NDArray[np.int64]:
+    """The sums over the clients of their counts.
 
     Where clients add noise, counts may be negative, and no table need have them.
     """
-    ends = np.cumsum([question.size for question in questions])
-    total = np.zeros(ends[-1], dtype=np.int64)
+    total = np.zeros(sum(question.size for question in questions), dtype=np.int64)
     for reply in replies:
         check_arrays(reply.arrays, {"counts": ("int64", len(total))})
         counts = reply.arrays["counts"]
-        answers = np.split(counts, ends[:-1])
-        possible = (counts >= 0).all() and all(map(_is_possible, answers, questions))
-        if private:
-            possible = bool((np.abs(counts) < MOST_ROWS).all())
-        if not possible:
-            raise FederationError(
-                f"client '{reply.client_id}' answered with counts that no table has",
-                do="give server and clients the same version",
-            )
+        _check_possible(counts, questions, f"client '{reply.client_id}'", private=private)
         total += counts
-    return np.split(total, ends[:-1])
+    return total
+
+
+def _check_possible(
+    counts: npt.NDArray[np.int64], questions: Sequence[Question], who: str, *, private: bool
+) -> None:
+    """Make sure that some table has these counts; with noise, that they can be added up.
+
+    Raises:
+        FederationError: None has.
+    """
+    if private:
+        possible = bool((np.abs(counts) < MOST_ROWS).all())
+    else:
+        answers = np.split(counts, np.cumsum([question.size for question in questions])[:-1])
+        possible = bool((counts >= 0).all()) and all(map(_is_possible, answers, questions))
+    if not possible:
+        raise FederationError(
+            f"{who} answered with counts that no table has",
+            do="give server and clients the same version",
+        )
 
 
 def _is_possible(counts: npt.NDArray[np.int64], question: Question) -> bool:

@@ -45,7 +45,8 @@ class Checkpoint:
         last_cohort: Clients that finished the last round.
         used: Clients whose last update was used.
         promise: What the run promises and has released, see `RunPromise.to_dict`.
-        tensors: What of it is no JSON.
+        sums: What secure aggregation must know, see `SecureSums.to_dict`.
+        tensors: What of the promise is no JSON.
         directory: Where the clients' parts are, once read.
     """
 
@@ -58,6 +59,7 @@ class Checkpoint:
     last_cohort: frozenset[str]
     used: frozenset[str]
     promise: Mapping[str, Any] = field(default_factory=dict)
+    sums: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     directory: Path | None = None
 
@@ -82,6 +84,7 @@ class Checkpoint:
             "last_cohort": sorted(self.last_cohort),
             "used": sorted(self.used),
             "promise": dict(self.promise),
+            "sums": dict(self.sums),
         }
         tensors = {**self.state.to_tensors(), **self.tensors}
         write_file(directory / FILE, Contents("checkpoint", meta, tensors))
@@ -113,6 +116,7 @@ class Checkpoint:
                 last_cohort=frozenset(meta["last_cohort"]),
                 used=frozenset(meta["used"]),
                 promise=meta["promise"],
+                sums=meta.get("sums", {}),
                 tensors=contents.tensors,
                 directory=folder_of_round(directory, len(reports)),
             )

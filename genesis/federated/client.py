@@ -24,6 +24,9 @@ from genesis.federated.final_model import final_model
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts
 from genesis.federated.plan import check_number, check_whole
+from genesis.federated.secagg import scheme
+from genesis.federated.secagg.identity import Identity, Trust, own_trust
+from genesis.federated.secure_shard import SecureShard
 from genesis.federated.shard import Shard
 from genesis.federated.transport.body import check_compression
 from genesis.federated.transport.http.connection import Connection, Received
@@ -73,6 +76,12 @@ class FederatedClient:
         insecure: Send the token over plain HTTP too: for a network that is private already.
         schema: Kinds and types of the columns; inferred if None.
         device: "auto", "cpu" or "cuda".
+        secure_aggregation: Whether this client insists that the server learns sums alone: True for
+            any scheme, or the name of one. False takes part in both kinds of runs.
+        identity: File with this client's key, see `secagg.identity`; a new key if None.
+        roster: File with the keys of all clients, which secure aggregation needs.
+        trust_on_first_use: Believe the server about keys that the roster does not have, and write
+            them down there. Whoever runs the server could then put itself in between.
         checkpoint: Folder for what this client needs to go on if it is stopped: its session, model
             and optimiser. Without one, a client that was stopped goes on with the global model; and
             if it promises privacy, not at all, for it would release again what it has released.
@@ -103,6 +112,10 @@ class FederatedClient:
         insecure: bool = False,
         schema: Schema | None = None,
         device: str | torch.device = "auto",
+        secure_aggregation: bool | str = False,
+        identity: str | Path | None = None,
+        roster: str | Path | None = None,
+        trust_on_first_use: bool = False,
         checkpoint: str | Path | None = None,
     ) -> None:
         self._privacy = Privacy.parse(privacy)
@@ -130,6 +143,15 @@ class FederatedClient:
         if self.server_url.startswith("https"):
             self._tls = client_tls(ssl_verify, ssl_cert, ssl_key)
         self._schema, self.device = schema, resolve_device(device)
+        if isinstance(secure_aggregation, str):
+            scheme(secure_aggregation)
+        self._secure = secure_aggregation
+        self._identity = Identity.generate() if identity is None else Identity.load(identity)
+        self._trust = own_trust(
+            self.client_id, self._identity.public, roster, first_use=trust_on_first_use
+        )
+        if secure_aggregation and self._trust is None:
+            Trust()  # says what is missing
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self.history: list[dict[str, float]] = []
         self._on_train_complete: list[Callable[..., object]] = []
@@ -168,6 +190,14 @@ class FederatedClient:
             privacy=self._privacy,
         )
         shard.promise.check_budget()
+        secured = SecureShard(
+            shard,
+            identity=self._identity,
+            trust=self._trust,
+            required=self._secure,
+            background=True,
+            folder=self._checkpoint,
+        )
         connection = Connection(
             self.server_url,
             self.client_id,
@@ -185,27 +215,31 @@ class FederatedClient:
                 # What does not fit is said here and now, and not to the server. With a promise it
                 # is not even told by leaving: see `Shard._fitted`.
                 Schema.from_dict(connection.welcome["schema"]).check(data)
-            self._answer(shard, connection)
+            self._answer(secured, connection)
         self.rows = shard.rows
         return self
 
-    def _answer(self, shard: Shard, connection: Connection) -> None:
+    def _answer(self, secured: SecureShard, connection: Connection) -> None:
         """Do what the server asks, until the final model is here."""
+        shard = secured.shard
         prepared: Request | None = None
+        started = time.perf_counter()
         for received in connection.tasks():
             request = received.request
-            started = time.perf_counter()
             shard.promise.returning = connection.welcome.get("again") is True
-            reply = shard.handle(request)
+            if request.kind != "sum" or request.meta.get("step") == 0:
+                started = time.perf_counter()
+            reply = secured.handle(request)
+            done = secured.meant(request)
             self._remember(connection.secret)  # another one, if the server was started again
             if reply.error:
                 log.warning("%s failed: %s", printable(request.kind), printable(reply.error))
             elif request.kind == "prepare":
                 prepared = request
-            elif request.kind == "train":
+            elif done is not None and done.kind == "train":
                 metrics = dict(shard.losses)  # also those that a promise keeps from the server
                 seconds = time.perf_counter() - started
-                self._trained(request.round, metrics, connection.welcome, seconds)
+                self._trained(done.round, metrics, connection.welcome, seconds)
             if request.kind == "finish" and not reply.error:
                 self._model = final_model(prepared, request, self.device)
                 self._say("received the final model")

@@ -11,7 +11,7 @@ from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
 from genesis.federated.transport import Transport
 
-__all__ = ["MOST_ROWS", "Clients", "read", "whole"]
+__all__ = ["MOST_ROWS", "Clients", "raise_failures", "read", "whole"]
 
 MOST_ROWS = 2**48  # that a table has; sums over clients do not overflow
 
@@ -107,13 +107,7 @@ class Clients:
                 for client, number in self.numbers.items()
             }
         replies = self.exchange(requests)
-        kinds = {cls.__name__: cls for cls in _subclasses(GenesisError)}
-        for reply in replies:
-            if reply.error:
-                cls = kinds.get(str(reply.meta.get("error_type")), FederationError)
-                named = f"client '{reply.client_id}'"
-                text = reply.error if named in reply.error else f"{named}: {reply.error}"
-                raise cls(text)
+        raise_failures(replies)
         missing = sorted(set(self.numbers) - {reply.client_id for reply in replies})
         if missing_ok:
             self.enough([reply.client_id for reply in replies], f"did {what}")
@@ -138,6 +132,16 @@ class Clients:
             + (f" ({reasons})" if reasons else ""),
             do="add clients or lower min_clients",
         )
+
+
+def raise_failures(replies: Iterable[Reply]) -> None:
+    """Raise the GenesisError that a client failed with, if one did."""
+    kinds = {cls.__name__: cls for cls in _subclasses(GenesisError)}
+    for reply in replies:
+        if reply.error:
+            cls = kinds.get(str(reply.meta.get("error_type")), FederationError)
+            named = f"client '{reply.client_id}'"
+            raise cls(reply.error if named in reply.error else f"{named}: {reply.error}")
 
 
 def read(reply: Reply, reader: Callable[[Mapping[str, Any]], Answer]) -> Answer:

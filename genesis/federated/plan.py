@@ -12,11 +12,12 @@ from numbers import Integral
 from typing import Any
 
 from genesis.errors import PlanError, nearest_names
-from genesis.federated.aggregation import Aggregator, CombineFunction, create_aggregator
+from genesis.federated.aggregation import Aggregator, CombineFunction, create_aggregator, is_sum
+from genesis.federated.secagg import FEWEST, scheme
 from genesis.models import DEFAULT_EPOCHS, check_private_config, model_class, private_choices
 from genesis.privacy.budget import Privacy
 
-__all__ = ["Plan", "check_number", "check_whole", "read_choices", "refuse_promises"]
+__all__ = ["Plan", "check_number", "check_whole", "read_choices"]
 
 SCHEDULES = ("constant", "cosine", "step")
 SYNCHRONIZE = ("both", "generator", "discriminator")
@@ -62,8 +63,12 @@ class Plan:
         timeout_seconds: How long a round waits for its clients.
         privacy: ``{"differential_privacy": {"epsilon": 1.0, "delta": 1e-5, …}}``, what the run
             promises: see `privacy.budget.Privacy`. None promises nothing.
-        secure_aggregation: Not enforced yet, so anything but False is refused.
-        encryption: Not enforced yet, so anything but None is refused.
+        secure_aggregation: Whether the server learns sums alone: True or "masking" for masks that
+            cancel, "paillier" for encryption; see `secagg`. At least three clients then take part.
+        encryption: "paillier", with secure_aggregation True, says the same as
+            secure_aggregation "paillier".
+        secure_aggregation_bits: Of a number on its way, 32 or 24: 24 are a quarter less traffic.
+            Paillier has 24 whatever is said here.
 
     Raises:
         PlanError: A choice is unknown or impossible, or two contradict each other.
@@ -93,6 +98,7 @@ class Plan:
     privacy: Mapping[str, Any] | None = None
     secure_aggregation: bool | str = False
     encryption: str | None = None
+    secure_aggregation_bits: int = 32
 
     def __post_init__(self) -> None:
         for name in ("config", "aggregation_options"):
@@ -120,7 +126,6 @@ class Plan:
             )
         if self.clip_per_layer and self.max_grad_norm is None:
             raise PlanError("clip_per_layer needs a norm to clip to", do="set max_grad_norm")
-        refuse_promises(self.secure_aggregation, self.encryption)
         model_class(self.method).check_config(self.model_config)
         if self.synchronize == "discriminator" and self.method == "tvae":
             raise PlanError("tvae has no discriminator", do="synchronize 'both' or 'generator'")
@@ -131,7 +136,68 @@ class Plan:
                 got=f"synchronize '{self.synchronize}' and sync_every {self.sync_every}",
                 do="synchronize 'both' parts in every round, or choose another rule",
             )
+        self._check_secure(rule)
         self._check_promise(rule)
+
+    def _check_secure(self, rule: Aggregator) -> None:
+        """Refuse choices that need more than sums, or that leave too few clients to hide among."""
+        name = self.scheme
+        if name is None:
+            return
+        scheme(name)  # it exists, and what it needs is installed
+        if self.secure_aggregation_bits not in (24, 32):
+            raise PlanError(
+                "secure_aggregation_bits is 24 or 32", got=repr(self.secure_aggregation_bits)
+            )
+        if rule.measures:
+            raise PlanError(
+                f"aggregation {self.aggregation!r} has every client tell how it differs, which "
+                "secure aggregation is there to hide",
+                do="choose fedavg or weighted",
+            )
+        if rule.needs_individual_updates or not is_sum(rule):
+            raise PlanError(
+                "secure aggregation shows the server nothing but sums, and this rule needs each "
+                "client's update",
+                got=f"aggregation {self.to_dict()['aggregation']!r}",
+                do="choose fedavg, weighted, fedprox, fedavgm, fedadam, fedyogi or scaffold",
+            )
+        if self.min_clients == LEAST["min_clients"]:
+            object.__setattr__(self, "min_clients", FEWEST)
+        for limit in ("min_clients", "max_clients"):
+            if (getattr(self, limit) or FEWEST) < FEWEST:
+                raise PlanError(
+                    f"secure aggregation needs at least {FEWEST} clients: of a sum of two, each "
+                    "knows the other's update",
+                    got=f"{limit} {getattr(self, limit)}",
+                    do=f"raise {limit} to {FEWEST}",
+                )
+
+    @property
+    def scheme(self) -> str | None:
+        """Name of the scheme of secure aggregation; None without any.
+
+        Raises:
+            PlanError: secure_aggregation and encryption contradict each other.
+        """
+        asked, encryption = self.secure_aggregation, self.encryption
+        if encryption is not None and asked in (False, None):
+            raise PlanError(
+                "encryption is a way of secure aggregation",
+                got=f"encryption={encryption!r} without secure_aggregation",
+                do="set secure_aggregation=True too",
+            )
+        if asked in (False, None):
+            return None
+        if asked is True:
+            return "masking" if encryption is None else str(encryption)
+        if encryption not in (None, asked):
+            raise PlanError(
+                "secure_aggregation and encryption name two schemes",
+                got=f"{asked!r} and {encryption!r}",
+                do="leave encryption out",
+            )
+        return str(asked)
 
     def _check_promise(self, rule: Aggregator) -> None:
         """Refuse choices under which a promise would not hold."""
@@ -299,23 +365,6 @@ def read_choices(text: str) -> dict[str, Any]:
         if name not in known:
             raise PlanError(f"a plan has no '{name}'", do=nearest_names(name, known))
     return values
-
-
-def refuse_promises(
-    secure_aggregation: bool | str = False,
-    encryption: str | None = None,
-) -> None:
-    """A promise that nothing enforces is refused.
-
-    Raises:
-        PlanError: There is one.
-    """
-    if secure_aggregation or encryption:
-        raise PlanError(
-            "secure aggregation is not available in this version",
-            got=f"secure_aggregation={secure_aggregation!r}, encryption={encryption!r}",
-            do="leave it out; the server sees every client's update",
-        )
 
 
 def check_whole(name: str, value: Any, least: int) -> int | None:

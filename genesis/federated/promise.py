@@ -6,6 +6,7 @@ say. Where whole clients are hidden, the server adds the noise, and keeps the le
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,6 @@ from genesis.privacy.client_level import (
     planned_counts,
 )
 from genesis.privacy.events import Event, Gaussian, repeated
-from genesis.privacy.ftrl import takes_part
 from genesis.privacy.ledger import Ledger
 from genesis.privacy.noise import Noise
 from genesis.privacy.report import client_report, record_report
@@ -130,17 +130,22 @@ class RunPromise:
             )
         return spent
 
-    def noise_in(self, replies: Sequence[Reply]) -> tuple[float, int]:
-        """Standard deviation of the noise in the sum of the clients' counts; rows in all.
+    def noise_in(self, replies: Sequence[Reply]) -> float:
+        """Standard deviation of the noise in the sum of the clients' counts.
 
         Raises:
             FederationError: A client says something impossible of its noise.
         """
-        variance, rows = 0.0, 0
-        for reply in replies:
-            variance += read(reply, lambda meta: _deviation(meta["deviation"])) ** 2
-            rows += read(reply, lambda meta: _rows(meta["rows"]))
-        return float(np.sqrt(variance)), rows
+        deviations = [read(reply, lambda meta: _deviation(meta["deviation"])) for reply in replies]
+        return math.hypot(*deviations)
+
+    def rows_of(self, replies: Sequence[Reply]) -> int:
+        """Rows in all, with noise, as the clients say.
+
+        Raises:
+            FederationError: A client says something impossible.
+        """
+        return sum(read(reply, lambda meta: _rows(meta["rows"])) for reply in replies)
 
     # --- whole clients ---
 
@@ -229,17 +234,10 @@ class RunPromise:
         return self._mean.max_norm
 
     def cohort(self, numbers: Mapping[str, int]) -> list[str]:
-        """The clients of the next round: a Poisson sample, or those whose turn it is.
-
-        Who is sampled comes from the operating system, as noise does: it is what hides a client.
-        """
+        """The clients of the next round, as `Rounds.cohort` says."""
         assert self._mean is not None
         assert self._rounds is not None
-        names, bands = sorted(numbers), self._rounds.bands
-        if bands > 1:
-            return [name for name in names if takes_part(numbers[name], self._mean.rounds, bands)]
-        chances = self._noise.uniform(len(names)).tolist()
-        return [name for name, u in zip(names, chances, strict=True) if u < self._rounds.fraction]
+        return self._rounds.cohort(numbers, self._mean.rounds, self._noise)
 
     def combine(self, vector: Tensor, updates: Sequence[Update]) -> Tensor:
         """The private mean (P,) of clients' parameters, which started from vector (P,).

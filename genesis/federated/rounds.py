@@ -4,7 +4,7 @@
 
 The server reaches clients through `Transport.exchange` alone. Everything it learns of their tables
 is a schema, labels and sums of counts; everything it learns of their training are the parameters
-that the aggregation rule asks for.
+that the aggregation rule asks for, or with secure aggregation their sums alone.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ from genesis.federated.messages import Reply, Request, Update
 from genesis.federated.parts import folder_of_round
 from genesis.federated.plan import Plan
 from genesis.federated.promise import RunPromise
+from genesis.federated.secure_sums import Combined, Hear, SecureSums
 from genesis.federated.transport import Transport
 from genesis.federated.updates import expected, mean_metrics, part_of, read_updates
 from genesis.models import create_model, model_class
@@ -42,6 +44,9 @@ from genesis.seeding import Stream, generator
 __all__ = ["Federation"]
 
 log = logging.getLogger(__name__)
+
+Played: TypeAlias = tuple[list[str], dict[str, str], dict[str, float]]
+"""Of a round: who finished it, who failed and why, and the means of what they measured."""
 
 
 @dataclass
@@ -68,6 +73,7 @@ class Federation:
     phase: str = field(default="waiting", init=False)
     promise: RunPromise = field(init=False)
     _clients: Clients | None = field(default=None, init=False)
+    _sums: SecureSums | None = field(default=None, init=False)
     _last_cohort: frozenset[str] = field(default=frozenset(), init=False)
     _used: frozenset[str] = field(default=frozenset(), init=False)
     _layout: ParameterLayout | None = field(default=None, init=False)
@@ -93,16 +99,19 @@ class Federation:
         self._clients = Clients.join(self.transport, self.plan)
         self.phase = "agreeing"
         with self._timed("encoder"):
-            if checkpoint is None:
-                self.encoder = fit_encoder(
-                    self.clients, self._agree(), self.plan.max_categories, self.promise
-                )
-            else:
+            if checkpoint is not None:
                 self._clients = self.clients.numbered(checkpoint.numbers)
                 self.rows = dict(checkpoint.rows)
                 self.promise.restore(checkpoint.promise, checkpoint.tensors)
-                ask_labels(self.clients, checkpoint.encoder.schema, self.promise, known=True)
+            self._begin_sums(checkpoint)
+            if checkpoint is None:
+                self.encoder = fit_encoder(
+                    self.clients, self._agree(), self.plan.max_categories, self.promise, self._sums
+                )
+            else:
                 self.encoder = checkpoint.encoder
+                schema = self.encoder.schema
+                ask_labels(self.clients, schema, self.promise, self._sums, known=True)
             self._prepare(known=checkpoint is not None)
         self._begin(checkpoint)
         self.phase = "training"
@@ -188,10 +197,21 @@ class Federation:
             last_cohort=self._last_cohort,
             used=self._used,
             promise=self.promise.to_dict(),
+            sums={} if self._sums is None else self._sums.to_dict(),
             tensors=self.promise.to_tensors(),
         ).write(directory)
 
     # --- before the rounds ---
+
+    def _begin_sums(self, checkpoint: Checkpoint | None) -> None:
+        """Agree on keys, if the plan has secure aggregation."""
+        if self.plan.scheme is None:
+            return
+        self._sums = SecureSums(self.plan, self.clients)
+        if checkpoint is not None:
+            self._sums.restore(checkpoint.sums)
+            self._sums.rows = checkpoint.encoder.rows
+        self._sums.begin()
 
     def _agree(self) -> Schema:
         """What the operator says about the columns; else what the clients say, made one."""
@@ -239,10 +259,12 @@ class Federation:
             "known": known,
         }
         request = Request("prepare", meta=meta, setup=True)
+        if self._sums is not None:
+            self._sums.note(request)
         replies = self.clients.require(request, "encode its rows", numbered=True, missing_ok=known)
         self.promise.hear(replies)
         for reply in replies:
-            if not known or reply.meta.get("rows") is not None:
+            if self._sums is None and (not known or reply.meta.get("rows") is not None):
                 self.rows[reply.client_id] = read(reply, lambda meta: whole(meta["rows"]))
             if reply.meta.get("parameters") != model.parameters.digest:
                 raise FederationError(
@@ -266,34 +288,84 @@ class Federation:
         """One round: parameters out, local training, parameters back, one step of the rule."""
         started = time.perf_counter()
         cohort = self._cohort(round)
-        replies = self.clients.exchange(self._training_requests(round, cohort)) if cohort else []
-        self.promise.hear(replies)
-        failed = {reply.client_id: reply.error for reply in replies if reply.error}
-        if not self.promise.hides_clients:  # else a single one would decide whether the run goes on
-            _raise_divergence(round, replies)
-        send = self.plan.synchronized(round)
-        updates = self._updates(replies, send, failed)
+        requests = self._training_requests(round, cohort)
+        if self._sums is None or self.plan.synchronized(round) == ():
+            survivors, failed, metrics = self._see(round, requests)
+        else:
+            survivors, failed, metrics = self._sum(self._sums, round, requests)
         for client, reason in failed.items():
             log.warning("round %d: client '%s' failed: %s", round + 1, client, reason)
-        survivors = [update.client_id for update in updates]
         dropped = tuple(sorted(set(cohort) - set(survivors) - set(failed)))
         if dropped:
             log.warning("round %d: no answer from %s", round + 1, ", ".join(dropped))
-        if cohort and not self.promise.hides_clients:  # whose rounds look alike, however many came
-            self.clients.enough(survivors, f"finished round {round + 1}", failed)
-        if send != ():
-            self._step(updates)
         self._last_cohort = frozenset(survivors)
         self._used = (self._used - frozenset(cohort)) | self._last_cohort
         return RoundReport(
             round=round,
             n_rounds=self.plan.n_rounds,
-            metrics=mean_metrics(updates, self.plan.aggregator().measures),
+            metrics=metrics,
             clients=tuple(survivors),
             failed={client: str(reason) for client, reason in failed.items()},
             dropped=dropped,
             seconds=time.perf_counter() - started,
         )
+
+    def _see(self, round: int, requests: Mapping[str, Request]) -> Played:
+        """A round in which the server sees every client's update."""
+        replies = self.clients.exchange(requests) if requests else []
+        self._hear(round, replies)
+        failed = {reply.client_id: reply.error for reply in replies if reply.error}
+        send = self.plan.synchronized(round)
+        updates = self._updates(replies, send, failed)
+        survivors = [update.client_id for update in updates]
+        if requests and not self.promise.hides_clients:  # whose rounds look alike, whoever came
+            self.clients.enough(survivors, f"finished round {round + 1}", failed)
+        if send != ():
+            self._step(updates)
+        return survivors, failed, mean_metrics(updates, self.plan.aggregator().measures)
+
+    def _sum(self, sums: SecureSums, round: int, requests: Mapping[str, Request]) -> Played:
+        """A round in which the server sees the sum of the updates alone."""
+        measured = (*model_class(self.plan.method).losses, "update_norm")
+        mean = self._combined(
+            sums, requests, () if self.promise.is_private else measured, partial(self._hear, round)
+        )
+        self.clients.enough(mean.survivors, f"finished round {round + 1}", mean.failed)
+        self._take(mean)
+        return list(mean.survivors), mean.failed, mean.metrics
+
+    def _hear(self, round: int, replies: Sequence[Reply]) -> None:
+        """What replies tell of promises, and of training that went wrong."""
+        self.promise.hear(replies)
+        if not self.promise.hides_clients:  # else a single one would decide whether the run goes on
+            _raise_divergence(round, replies)
+
+    def _combined(
+        self,
+        sums: SecureSums,
+        requests: Mapping[str, Request],
+        measured: tuple[str, ...],
+        hear: Hear,
+    ) -> Combined:
+        """What the updates that some clients are asked for add up to."""
+        assert self.state is not None
+        assert self._layout is not None
+        assert self.encoder is not None
+        return sums.updates(
+            requests,
+            rule=self.plan.aggregator(),
+            state=self.state,
+            layout=self._layout,
+            rows=self.encoder.rows,
+            metrics=measured,
+            hear=hear,
+        )
+
+    def _take(self, mean: Combined) -> None:
+        """One step of the rule, to what a sum of updates comes to."""
+        assert self.state is not None
+        participation = len(mean.survivors) / len(self.clients)
+        self._become(self.plan.aggregator().step(self.state, mean.vector, participation))
 
     def _updates(
         self, replies: Sequence[Reply], parts: tuple[str, ...] | None, failed: dict[str, str]
@@ -332,6 +404,10 @@ class Federation:
         else:
             participation = len(updates) / len(self.clients)
             state = aggregate(rule, self.state, updates, participation)
+        self._become(state)
+
+    def _become(self, state: State) -> None:
+        """The next state, if it is one."""
         if not np.isfinite(state.vector.cpu().numpy()).all():
             raise TrainingError(
                 "the clients' updates add up to parameters that are not finite",
@@ -357,6 +433,12 @@ class Federation:
         assert self._layout is not None
         expects = expected(self._layout, rest, self._copies)
         request = Request("collect", meta=meta, expects=expects)
+        if self._sums is not None:
+            asked = dict.fromkeys(sorted(self._last_cohort), request)
+            mean = self._combined(self._sums, asked, (), self.promise.hear)
+            self.clients.enough(mean.survivors, "sent what they trained", mean.failed)
+            self._take(mean)
+            return
         replies = self.clients.ask(request, sorted(self._last_cohort))
         failed = {reply.client_id: reply.error for reply in replies if reply.error}
         updates = self._updates(replies, rest, failed)

@@ -37,7 +37,7 @@ from genesis.federated.choices import FULL_BATCH, LocalChoices, batch_size_for, 
 from genesis.federated.client_promise import ClientPromise
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts, read_part, write_part
-from genesis.federated.vectors import clipped, places_of, write_parts
+from genesis.federated.vectors import clipped, places_of, tensor_sizes, write_parts
 from genesis.models import GenerativeModel, LocalTraining, create_model
 from genesis.privacy.budget import Privacy
 from genesis.privacy.dp_sgd import PrivateSteps
@@ -226,7 +226,7 @@ class Shard:
         if len(questions) > 2 * len(self._statistics.schema):
             raise FederationError("more is asked than there are columns")
         counts, told = self.promise.counts(self._statistics, questions, len(self._given))
-        if self._guard is None and not request.meta.get("private"):
+        if self._guard is None and not request.meta.keys() & {"private", "secure"}:
             told = {}  # where all counts are exact, nobody asks how far they are off
         return Reply(self.client_id, meta=told, arrays={"counts": counts})
 
@@ -279,18 +279,42 @@ class Shard:
             told |= {"private": True, "spent": self._guard.spent()}
         return Reply(self.client_id, meta=told)
 
-    def _train(self, request: Request) -> Reply:
-        model, codes = self._ready()
-        meta = request.meta
+    def receive(self, request: Request) -> None:
+        """Take the parameters that come with a request to train; twice is as good as once."""
+        model, _ = self._ready()
         self._recall(request.round)
-        epochs = self._choices.local_epochs or meta["epochs"]
         if self._known is None:
             self._known = model.get_vector()
         if "vector" in request.arrays:
             start, received = model.get_vector(), _tensor(request.arrays["vector"])
             for vector in (start, self._known):
-                write_parts(model, vector, received, meta["receive"])
+                write_parts(model, vector, received, request.meta["receive"])
             model.set_vector(start)
+
+    def known(self, parts: list[str] | None) -> tuple[npt.NDArray[np.float32], list[int]]:
+        """Parameters that the server last gave, of some parts or all: (p,); sizes of its tensors.
+
+        Raises:
+            FederationError: It has given none yet.
+        """
+        model, _ = self._ready()
+        if self._known is None:
+            raise FederationError("parameters were asked for before training")
+        places = places_of(model.parameters, parts)
+        known = torch.cat([self._known[place] for place in places])
+        return known.numpy(), tensor_sizes(model.parameters, places)
+
+    @property
+    def seed(self) -> tuple[int, ...]:
+        """What the random numbers of its training begin with."""
+        return self._seed
+
+    def _train(self, request: Request) -> Reply:
+        model, codes = self._ready()
+        meta = request.meta
+        epochs = self._choices.local_epochs or meta["epochs"]
+        self.receive(request)
+        assert self._known is not None
         asked = _digest(request)
         correction = self._correction(request, len(self._known))
         done = self.promise.outcome(asked, request.round + 1, self._run, self._number)
@@ -350,7 +374,7 @@ class Shard:
         rounds ago that was.
         """
         assert self._known is not None
-        places, trained = places_of(model, meta["send"]), model.get_vector()
+        places, trained = places_of(model.parameters, meta["send"]), model.get_vector()
         known = torch.cat([self._known[place] for place in places])
         sent = torch.cat([trained[place] for place in places])
         norm = float(torch.linalg.vector_norm(sent - known))

@@ -14,6 +14,8 @@ from genesis.errors import DataError
 from genesis.federated.checkpoint import checkpoint_seed
 from genesis.federated.rounds import Federation
 from genesis.federated.run import FederatedRun
+from genesis.federated.secagg.identity import Identity, Roster, Trust
+from genesis.federated.secure_shard import SecureShard
 from genesis.federated.shard import Shard
 from genesis.federated.transport.in_process import InProcessTransport
 
@@ -69,15 +71,24 @@ class FederatedSynthesizer(FederatedRun):
             changes["seed"] = checkpoint_seed(Path(resume_from))
         self.plan = dataclasses.replace(self._choices, **changes)
         shards = {name: Shard(name, table, device=self.device) for name, table in tables.items()}
-        federation = Federation(
-            self.plan, InProcessTransport(shards), tuple(self._callbacks), self._schema
-        )
+        transport = InProcessTransport(shards if self.plan.scheme is None else _secured(shards))
+        federation = Federation(self.plan, transport, tuple(self._callbacks), self._schema)
         try:
             federation.run(None if resume_from is None else Path(resume_from))
         finally:
             self._adopt(federation)
         self._complete()
         return self
+
+
+def _secured(shards: Mapping[str, Shard]) -> dict[str, SecureShard]:
+    """The same shards behind secure aggregation, with new keys that all of them know."""
+    identities = {name: Identity.generate() for name in shards}
+    roster = Roster({name: identity.public for name, identity in identities.items()})
+    return {
+        name: SecureShard(shard, identity=identities[name], trust=Trust(roster), required=True)
+        for name, shard in shards.items()
+    }
 
 
 def _named(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from genesis.errors import FederationError
 from genesis.federated.clients import read
 from genesis.federated.messages import Reply, Update, check_arrays
+from genesis.federated.vectors import places_of
 from genesis.models.parameters import ParameterLayout
 
 __all__ = ["expected", "mean_metrics", "part_of", "read_updates"]
@@ -26,7 +27,7 @@ def part_of(
     vector: Vector, layout: ParameterLayout, parts: tuple[str, ...] | None
 ) -> npt.NDArray[np.float32]:
     """The parameters of some parts, or of all if None: (p,) of vector (P,), in their order."""
-    return np.concatenate([vector[place] for place in _places(layout, parts)])
+    return np.concatenate([vector[place] for place in places_of(layout, parts)])
 
 
 def read_updates(
@@ -86,7 +87,7 @@ def expected(
     layout: ParameterLayout, parts: tuple[str, ...] | None, copies: int
 ) -> dict[str, tuple[str, int]]:
     """What a reply must hold that is asked for some parts, or for all if None."""
-    size = copies * sum(place.stop - place.start for place in _places(layout, parts))
+    size = copies * sum(place.stop - place.start for place in places_of(layout, parts))
     return {"vector": ("float32", size)} if parts != () else {}
 
 
@@ -112,7 +113,7 @@ def _read_vector(
         return sent
     whole = vector.copy()
     start = 0
-    for place in _places(layout, parts):
+    for place in places_of(layout, parts):
         size = place.stop - place.start
         whole[place] = sent[start : start + size]
         start += size
@@ -137,8 +138,3 @@ def _metrics(told: Mapping[str, Any], measured: Sequence[str]) -> dict[str, floa
     if any(values[name] < 0 for name in measured):
         raise ValueError("a distance below 0")
     return values
-
-
-def _places(layout: ParameterLayout, parts: tuple[str, ...] | None) -> list[slice]:
-    """Where the parts are in the vector."""
-    return [place for name, place in layout.parts.items() if parts is None or name in parts]

@@ -78,6 +78,9 @@ class GenerativeModel(Protocol):
     """
 
     name: ClassVar[str]
+    losses: ClassVar[tuple[str, ...]]
+    """Names of what `train` returns."""
+
     private_config: ClassVar[Mapping[str, Any]]
     """What its config must be for private steps."""
 

@@ -255,6 +255,12 @@ class CTGAN(FlatModel):
     """
 
     name = "ctgan"
+    losses: ClassVar[tuple[str, ...]] = (
+        "generator_loss",
+        "condition_loss",
+        "discriminator_loss",
+        "gradient_penalty",
+    )
     private_config: ClassVar[Mapping[str, Any]] = {"pac": 1}
     private_defaults: ClassVar[Mapping[str, Any]] = {
         "batch_size": 128,

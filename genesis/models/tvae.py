@@ -137,6 +137,7 @@ class TVAE(FlatModel):
     """
 
     name = "tvae"
+    losses: ClassVar[tuple[str, ...]] = ("loss", "reconstruction_loss", "divergence_loss")
     private_config: ClassVar[Mapping[str, Any]] = {}
     private_defaults: ClassVar[Mapping[str, Any]] = {
         "batch_size": 128,

@@ -12,6 +12,8 @@ Read `budget` first (what is promised), then `guard` (what stands between a tabl
     opacus_steps  the same, where Opacus computes the gradients
     client_level  updates of clients with noise
     ftrl          the same, correlated over rounds
+    distributed   the same, with noise that clients add together
+    client_guard  what a guard is to records, to a client whose noise is part of all clients'
     report        what is told of it
     one_table     a table and its guard, from the schema to the statistics
     noise         where all of it comes from

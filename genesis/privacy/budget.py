@@ -10,13 +10,14 @@ from typing import Any
 
 from genesis.errors import PlanError, PrivacyError, nearest_names
 from genesis.privacy.accounting import epsilon
-from genesis.privacy.events import Event, Gaussian, SampledGaussian
+from genesis.privacy.events import Event, Gaussian, SampledGaussian, SkellamSum
 
 __all__ = ["ASSUMED_PUBLIC", "Privacy", "calibrated", "rho_of"]
 
 UNITS = ("record", "client")
 TRUSTS = ("local", "server", "distributed")
 OVERLAPS = ("disjoint", "overlapping")
+_USUAL = {"record": "local", "client": "server"}  # trust of a unit
 
 ASSUMED_PUBLIC = {
     True: "the schema file: names, kinds and types of columns, and all that it states of them",
@@ -45,12 +46,15 @@ class Privacy:
         unit: Whose presence is hidden: one "record", or one "client" with all its records.
         trust: Who adds the noise. "local": every client, so that the promise holds against the
             server and everybody else; for records. "server": the server, which sees everything; for
-            clients. "distributed": all clients together, under secure aggregation. The usual one
-            of the unit if None.
+            clients. "distributed": all clients together, so that sums over them are noisy enough
+            for the promise to hold against the server too; only under secure aggregation, which
+            hides what is less noisy than the sum. The usual one of the unit if None.
         overlap: "disjoint" where a person's record is at one client only. "overlapping" where it
             can be at all of them: each client then gets a K-th of ε and δ.
         statistics: Share of the budget for range, histograms and counts, in (0, 0.9].
         adaptive_clip: Of clients: whether max_grad_norm follows the median norm of the updates.
+        colluding: Of distributed noise: clients that may tell the server theirs, at most. None for
+            a third of them, rounded down, with whom secure aggregation itself still holds.
         bands: Of clients: DP-FTRL, for clients that cannot be sampled at random: noise that is
             correlated over so many rounds, in each of which another part of the clients takes part.
         insist: Go on where so few clients make the noise larger than what it hides.
@@ -68,6 +72,7 @@ class Privacy:
     trust: str | None = None
     overlap: str = "disjoint"
     statistics: float = 0.15
+    colluding: int | None = None
     adaptive_clip: bool = False
     bands: int = 1
     insist: bool = False
@@ -83,11 +88,12 @@ class Privacy:
             _check_number("budget", self.budget, math.inf, "the ε of all runs together")
         _check_choice("unit", self.unit, UNITS)
         if self.trust is None:
-            object.__setattr__(self, "trust", "local" if self.unit == "record" else "server")
+            object.__setattr__(self, "trust", _USUAL[self.unit])
         _check_choice("trust", self.trust, TRUSTS)
         _check_choice("overlap", self.overlap, OVERLAPS)
-        if isinstance(self.bands, bool) or not isinstance(self.bands, int) or self.bands < 1:
-            raise PlanError("bands must be a whole number of at least 1", got=_named(self.bands))
+        _check_whole("bands", self.bands, 1)
+        if self.colluding is not None:
+            _check_whole("colluding", self.colluding, 0)
         for name in ("adaptive_clip", "insist"):
             if not isinstance(getattr(self, name), bool):
                 raise PlanError(f"{name} must be true or false", got=_named(getattr(self, name)))
@@ -97,24 +103,25 @@ class Privacy:
 
     def _check_together(self) -> None:
         """Refuse what nothing enforces."""
-        if self.trust == "distributed":
-            raise PlanError(
-                "noise that clients add together needs secure aggregation, without which the "
-                "server sees what each of them sends",
-                got='trust "distributed"',
-                do='use trust "local", which needs no trust in the server',
-            )
         if self.unit == "record" and self.trust == "server":
             raise PlanError(
                 "records are hidden by noise at the client; nothing adds it at the server",
                 got='unit "record" and trust "server"',
-                do='use trust "local", or unit "client"',
+                do='use trust "local" or "distributed", or unit "client"',
             )
         if self.unit == "client" and self.trust == "local":
             raise PlanError(
                 "a client that hides all of itself in noise of its own tells nothing",
                 got='unit "client" and trust "local"',
-                do='use trust "server", or unit "record"',
+                do='use trust "server" or "distributed", or unit "record"',
+            )
+        if self.trust == "distributed":
+            self._check_distributed()
+        elif self.colluding is not None:
+            raise PlanError(
+                "colluding is about noise that clients add together",
+                got=f'trust "{self.trust}"',
+                do='leave it out, or use trust "distributed"',
             )
         if self.unit == "record" and (self.adaptive_clip or self.bands > 1):
             raise PlanError(
@@ -136,6 +143,64 @@ class Privacy:
             )
         if self.budget is not None and self.ledger is None:
             raise PlanError("a budget over several runs needs a ledger", do="name its file")
+
+    def _check_distributed(self) -> None:
+        """Refuse what shares of noise do not cover."""
+        if self.adaptive_clip or self.bands > 1:
+            raise PlanError(
+                "noise that clients add together is made for one norm, anew in every round",
+                got="adaptive_clip" if self.adaptive_clip else f"{self.bands} bands",
+                do='leave it out, or use trust "server"',
+            )
+        if self.unit == "record" and self.overlap != "disjoint":
+            raise PlanError(
+                "of somebody with records at several clients, one sum tells more than noise that "
+                "they add together covers",
+                got=f'overlap "{self.overlap}" and trust "distributed"',
+                do='use trust "local"',
+            )
+
+    @property
+    def needs_secure_aggregation(self) -> bool:
+        """Whether it holds only where nobody sees what a single client sends."""
+        return self.trust == "distributed"
+
+    def check_secure(self, *, secure: bool) -> None:
+        """Refuse noise of all together where each is seen by itself.
+
+        Args:
+            secure: Whether there is secure aggregation.
+
+        Raises:
+            PlanError: There is none, and the promise needs it.
+        """
+        if self.needs_secure_aggregation and not secure:
+            raise PlanError(
+                "noise that clients add together needs secure aggregation, without which the "
+                "server sees what each of them sends",
+                got='trust "distributed"',
+                do=f'use secure aggregation, or trust "{_USUAL[self.unit]}"',
+            )
+
+    def honest(self, clients: int, present: int | None = None) -> int:
+        """Clients in a sum whose noise nobody but they knows, at least.
+
+        Args:
+            clients: Asked for the sum.
+            present: Of them, without whom nothing is revealed; all of them if None.
+
+        Raises:
+            PlanError: Nobody would be left.
+        """
+        colluding = clients // 3 if self.colluding is None else self.colluding
+        left = (clients if present is None else present) - colluding
+        if left < 1:
+            raise PlanError(
+                "with so few clients in a sum, all of them might tell their noise",
+                got=f"{left + colluding} of {clients} clients, {colluding} of them colluding",
+                do="promise to fewer colluding ones, or have more clients",
+            )
+        return left
 
     @classmethod
     def parse(cls, privacy: Mapping[str, Any] | None) -> Privacy | None:
@@ -174,6 +239,8 @@ class Privacy:
         """What `parse` reads, as JSON values; nothing that only this client's owner may know."""
         values = dataclasses.asdict(self)
         del values["ledger"], values["budget"]
+        if self.colluding is None:  # which earlier versions did not know of
+            del values["colluding"]
         return {"differential_privacy": values}
 
     def among(self, clients: int) -> Privacy:
@@ -186,16 +253,38 @@ class Privacy:
             return self
         return dataclasses.replace(self, epsilon=self.epsilon / clients, delta=self.delta / clients)
 
-    def stricter(self, other: Privacy) -> Privacy:
-        """A promise that keeps both, where both are about records."""
-        return dataclasses.replace(
+    def by_itself(self) -> Privacy:
+        """What a client promises where the plan promises nothing: others then add no noise."""
+        if not self.needs_secure_aggregation:
+            return self
+        return dataclasses.replace(self, trust="local", colluding=None)
+
+    def stricter(self, plans: Privacy) -> Privacy:
+        """A client's own promise and its plan's as one that keeps both, all about records.
+
+        Shares of noise count on those of the others, who know the plan alone. So a client adds its
+        share only if that suffices for its own promise as well; else all of the noise, and then no
+        less than the share that the others count on.
+        """
+        found = dataclasses.replace(
             self,
-            epsilon=min(self.epsilon, other.epsilon),
-            delta=min(self.delta, other.delta),
-            max_grad_norm=min(self.max_grad_norm, other.max_grad_norm),
-            ledger=self.ledger or other.ledger,
-            budget=other.budget if self.budget is None else self.budget,
+            epsilon=min(self.epsilon, plans.epsilon),
+            delta=min(self.delta, plans.delta),
+            max_grad_norm=min(self.max_grad_norm, plans.max_grad_norm),
+            ledger=self.ledger or plans.ledger,
+            budget=plans.budget if self.budget is None else self.budget,
         )
+        if self.trust == plans.trust == "local":
+            return found
+        if (
+            self.trust == plans.trust
+            and self.epsilon >= plans.epsilon
+            and self.delta >= plans.delta
+            and self.colluding == plans.colluding
+        ):
+            return dataclasses.replace(found, statistics=plans.statistics)
+        statistics = min(self.statistics, plans.statistics)
+        return dataclasses.replace(found.by_itself(), statistics=statistics)
 
 
 def rho_of(epsilon: float, delta: float) -> float:
@@ -211,7 +300,7 @@ def rho_of(epsilon: float, delta: float) -> float:
 
 def calibrated(
     spent: tuple[Event, ...],
-    planned: Gaussian | SampledGaussian,
+    planned: Gaussian | SampledGaussian | SkellamSum,
     epsilon_target: float,
     delta: float,
 ) -> float:
@@ -264,10 +353,10 @@ def calibrated(
     return high
 
 
-def _guess(planned: Gaussian | SampledGaussian, rho: float) -> float:
+def _guess(planned: Gaussian | SampledGaussian | SkellamSum, rho: float) -> float:
     """About the noise that costs ρ: T steps of rate q cost about T q² / 2σ² (Bun et al. 2018)."""
     match planned:
-        case Gaussian(count=count):
+        case Gaussian(count=count) | SkellamSum(count=count):
             return math.sqrt(count / (2 * rho))
         case SampledGaussian(sample_rate=rate, steps=steps):
             return max(rate * math.sqrt(steps / (2 * rho)), LEAST_NOISE)
@@ -284,6 +373,12 @@ def _check_number(name: str, value: Any, most: float, advice: str, *, below: boo
             got=_named(value),
             do=f"choose {advice}",
         )
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    """Raise PlanError unless value is a whole number of at least least."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise PlanError(f"{name} must be a whole number of at least {least}", got=_named(value))
 
 
 def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:

@@ -22,7 +22,12 @@ from torch import Tensor
 from genesis.errors import ModelFileError, PlanError
 from genesis.privacy.budget import Privacy, calibrated, rho_of
 from genesis.privacy.events import Event, Gaussian, SampledGaussian
-from genesis.privacy.ftrl import BandedNoise, accounted_noise_multiplier, sensitivity
+from genesis.privacy.ftrl import (
+    BandedNoise,
+    accounted_noise_multiplier,
+    sensitivity,
+    takes_part,
+)
 from genesis.privacy.noise import Noise
 from genesis.schema import Schema
 from genesis.statistics import DISCRETE, planned_releases
@@ -30,6 +35,7 @@ from genesis.statistics import DISCRETE, planned_releases
 __all__ = [
     "COUNTS",
     "ROUNDS",
+    "WEIGHT",
     "Adaptive",
     "NoisyMean",
     "Rounds",
@@ -44,6 +50,9 @@ __all__ = [
 COUNTS = "counts of the columns"
 ROUNDS = "rounds of training"
 """What releases are for, in the ledger."""
+
+WEIGHT = 1000
+"""What a client's counts of one column add up to, so that every client counts as one."""
 
 MOST_NOISE = 3.0
 """Noise over the largest possible mean change, beyond which there is nothing to learn from."""
@@ -73,7 +82,11 @@ def planned_counts(schema: Schema, privacy: Privacy) -> Gaussian:
 
     d vectors, of each of which one client changes as much as all of its rows, cost d / 2σ² of
     zero-concentrated differential privacy.
+
+    Raises:
+        PlanError: Not the server adds the noise: see `distributed`.
     """
+    privacy.check_secure(secure=False)
     releases = planned_releases(schema)
     rho = rho_of(privacy.epsilon, privacy.delta)
     return Gaussian(math.sqrt(releases / (2 * privacy.statistics * rho)), releases, COUNTS)
@@ -116,6 +129,20 @@ class Rounds:
         """Clients expected in a round."""
         return self.fraction * self.clients / self.bands
 
+    def cohort(self, numbers: Mapping[str, int], round: int, noise: Noise) -> list[str]:
+        """Names of the clients of a round: a Poisson sample, or those whose turn it is.
+
+        Args:
+            numbers: Of all clients by their names, the same in every round.
+            round: Number of noisy sums before this one.
+            noise: What says who is sampled: as secret as noise is, for it is what hides a client.
+        """
+        names = sorted(numbers)
+        if self.bands > 1:
+            return [name for name in names if takes_part(numbers[name], round, self.bands)]
+        chances = noise.uniform(len(names)).tolist()
+        return [name for name, u in zip(names, chances, strict=True) if u < self.fraction]
+
     def noise_multiplier(self, spent: tuple[Event, ...], privacy: Privacy) -> float:
         """σ of a round, for which all of them stay within a promise.
 
@@ -125,7 +152,9 @@ class Rounds:
 
         Raises:
             PrivacyError: It leaves no room for them.
+            PlanError: Not the server adds the noise: see `distributed`.
         """
+        privacy.check_secure(secure=False)
         found = calibrated(spent, self.event(1.0), privacy.epsilon, privacy.delta)
         return found * sensitivity(self.bands, self.n_rounds) if self.bands > 1 else found
 

@@ -20,6 +20,7 @@ __all__ = [
     "Gaussian",
     "SampledGaussian",
     "Skellam",
+    "SkellamSum",
     "Threshold",
     "event_from_dict",
     "event_to_dict",
@@ -100,6 +101,33 @@ class Skellam:
 
 
 @dataclass(frozen=True)
+class SkellamSum:
+    """Vectors of whole numbers, of a bounded change a unit, released with Skellam noise.
+
+    Args:
+        noise_multiplier: Standard deviation of the noise over l2.
+        l2: The most that one unit changes, in the L2 norm.
+        l1: The same in the L1 norm, at least l2: noise of whole numbers costs a little by it.
+        count: Vectors released so.
+        purpose: What for, in words.
+    """
+
+    kind: ClassVar[str] = "skellam_sum"
+    noise_multiplier: float
+    l2: float
+    l1: float
+    count: int = 1
+    purpose: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("noise_multiplier", "l2", "l1"):
+            _require_positive(self, name, getattr(self, name))
+        if self.l1 < self.l2:
+            raise PrivacyError("l1 of SkellamSum is at least its l2", got=repr(self.l1))
+        _require_count(self, "count", self.count)
+
+
+@dataclass(frozen=True)
 class Threshold:
     """Sets of labels: those whose count, with normal noise, is above a threshold.
 
@@ -145,10 +173,10 @@ class Composed:
             raise PrivacyError("a composition of what is no event", do=_UPDATE)
 
 
-Event: TypeAlias = Gaussian | SampledGaussian | Skellam | Threshold | Composed
+Event: TypeAlias = Gaussian | SampledGaussian | Skellam | SkellamSum | Threshold | Composed
 
 _KINDS: dict[str, type[Any]] = {
-    cls.kind: cls for cls in (Gaussian, SampledGaussian, Skellam, Threshold, Composed)
+    cls.kind: cls for cls in (Gaussian, SampledGaussian, Skellam, SkellamSum, Threshold, Composed)
 }
 _UPDATE = "read it with the version that wrote it"
 

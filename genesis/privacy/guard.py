@@ -7,6 +7,10 @@ not, may do with it what they like.
     statistics   counts with Skellam noise, labels above a noisy threshold, a noisy number of rows
     training     steps of DP-SGD, with the noise that is left of the promise
 
+Where clients add noise together, counts have a client's share of it only, and leave for a sum over
+all clients; only that sum is then private. Labels and training are no sums of what clients have
+(steps depend on those before), so each client adds all of their noise itself.
+
 The statistics' cost is fixed by the schema before the first is asked for, and is written down as a
 whole: noise that depended on what was seen would need another theorem.
 """
@@ -16,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +29,8 @@ import numpy.typing as npt
 
 from genesis.errors import PrivacyError
 from genesis.privacy.budget import Privacy, calibrated, rho_of
+from genesis.privacy.client_level import skellam_share
+from genesis.privacy.distributed import OneCohort
 from genesis.privacy.dp_sgd import PrivateSteps
 from genesis.privacy.events import (
     Event,
@@ -42,7 +48,7 @@ from genesis.schema import Schema
 from genesis.statistics import DISCRETE, NUMERIC, Question, ShardStatistics, planned_releases
 from genesis.values import Label
 
-__all__ = ["Guard", "Statistics", "Training"]
+__all__ = ["Guard", "Statistics", "Training", "check_kinds"]
 
 LABELS = 0.05  # share of ρ and δ for labels that no schema names
 RESERVED = 0.5  # share of δ that training is planned with, see `Training.planned`
@@ -56,7 +62,8 @@ class Statistics:
     """With how much noise statistics are released.
 
     Args:
-        deviation: Standard deviation of the noise in every count.
+        deviation: Standard deviation of the noise in every count: of the client's, or of the sum's
+            where clients add it together.
         releases: Vectors of counts in all, the number of rows included.
         label_deviation: The same for the sets of labels.
         label_delta: δ of each.
@@ -77,7 +84,8 @@ class Statistics:
         differential privacy.
         """
         rho = rho_of(privacy.epsilon, privacy.delta)
-        releases = planned_releases(schema) + 1
+        # The rows are counted for the client's own use, and once more where sums have less noise.
+        releases = planned_releases(schema) + (2 if privacy.needs_secure_aggregation else 1)
         sets = sum(column.kind in DISCRETE and column.categories is None for column in schema)
         return cls(
             deviation=math.sqrt(releases / (2 * privacy.statistics * rho)),
@@ -127,8 +135,8 @@ class Training:
 
         Their number and rate follow the noisy number of rows, which was released before, and the
         cost of releases is computed as if all of them had been fixed from the start. For noise that
-        was chosen by what was seen that is no theorem: the worst choice that we could construct
-        took 1.7 times δ. Half of δ is kept for it.
+        was chosen by what was seen that is no theorem. Half of δ is kept for it, which is a margin
+        and no bound.
 
         Args:
             spent: What was released before.
@@ -177,6 +185,8 @@ class Guard:
         # After a restart without its other memory a client still knows what it has spent.
         self.ledger = Ledger() if file is None else file.ledger(run)
         self.rows: int | None = None  # noisy
+        self._rows_share: int | None = None  # with a share of noise
+        self._cohort = OneCohort()
         self.training: Training | None = None
         self.last: str | None = None  # what was asked of the last stretch of training
         self._schema: str | None = None
@@ -224,8 +234,31 @@ class Guard:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation of the noise in every count."""
+        """Standard deviation of the noise that hides a record in every count.
+
+        Of this client's noise, or of all clients' together where they add shares of it.
+        """
         return self._planned.deviation
+
+    def deviation_in(self, cohort: Collection[str] | None) -> float:
+        """Standard deviation of this client's own noise in every count.
+
+        Shares of h clients make the whole, √h times as large as each: the least number of clients
+        that tell nobody theirs.
+
+        Args:
+            cohort: Ids of the clients, all of which are in the sum or nothing is revealed; None
+                where counts are not for a sum.
+
+        Raises:
+            PrivacyError: Shares hide nothing outside of a sum; or a sum is over other clients than
+                the ones before: two sums would tell of those in which they differ.
+            PlanError: All of so few clients might tell their noise.
+        """
+        if not self.privacy.needs_secure_aggregation:
+            return self.deviation
+        honest = self.privacy.honest(self._cohort.size(cohort))
+        return math.sqrt(skellam_share(self.deviation**2, honest))
 
     def labels(self, statistics: ShardStatistics) -> dict[str, list[Label]]:
         """Labels that pass a noisy threshold, of the discrete columns that no schema names them of.
@@ -252,22 +285,36 @@ class Guard:
         return self._labels
 
     def answer(
-        self, statistics: ShardStatistics, questions: Sequence[Question]
+        self,
+        statistics: ShardStatistics,
+        questions: Sequence[Question],
+        *,
+        cohort: Collection[str] | None = None,
     ) -> npt.NDArray[np.int64]:
         """Noisy counts, all questions' one after the other.
 
+        Args:
+            statistics: Of the table.
+            questions: What is asked.
+            cohort: As in `deviation_in`: over whom the counts are summed in secret, if at all.
+
         Raises:
             PrivacyError: One record could change more than the promise accounts for, or decide
-                whether there is an answer; or more is asked than was planned.
+                whether there is an answer; or more is asked than was planned; or a share of noise
+                would not be hidden.
         """
         vectors = check_disjoint(questions)
-        _check_kinds(statistics.schema, questions)
+        check_kinds(statistics.schema, questions)
+        deviation = self.deviation_in(cohort)
         self._pay(vectors)
         exact = [statistics.answer(question) for question in questions]
-        return noisy_counts(np.concatenate(exact), self.deviation, self._noise)
+        return noisy_counts(np.concatenate(exact), deviation, self._noise)
 
     def count_rows(self, rows: int) -> int:
         """The noisy number of rows, at least 1; the same whenever it is asked for.
+
+        It has all of the noise, also where others add some: what a client does follows it, and may
+        be seen.
 
         Raises:
             PrivacyError: The promise does not allow it.
@@ -277,6 +324,27 @@ class Guard:
             counted = noisy_counts(np.array([rows]), self.deviation, self._noise)
             self.rows = max(int(counted[0]), 1)
         return self.rows
+
+    def rows_in(self, rows: int, cohort: Collection[str] | None) -> int:
+        """The number of rows for a sum over clients; the same whenever it is asked for.
+
+        Args:
+            rows: Their number.
+            cohort: As in `deviation_in`.
+
+        Returns:
+            With a share of noise where clients add it together, maybe below 0; else `count_rows`.
+
+        Raises:
+            PrivacyError: The promise does not allow it.
+        """
+        if not self.privacy.needs_secure_aggregation:
+            return self.count_rows(rows)
+        deviation = self.deviation_in(cohort)
+        if self._rows_share is None:
+            self._pay(1)
+            self._rows_share = int(noisy_counts(np.array([rows]), deviation, self._noise)[0])
+        return self._rows_share
 
     # --- training ---
 
@@ -379,6 +447,8 @@ class Guard:
             "released": self._released,
             "labels": self._labels,
             "rows": self.rows,
+            "rows_share": self._rows_share,
+            "cohort": self._cohort.digest,
             "training": None if training is None else vars(training),
             "last": self.last,
         }
@@ -406,6 +476,9 @@ class Guard:
             self._schema, self._labels = values["schema"], values["labels"]
             self._released, self.rows = int(values["released"]), values["rows"]
             self.last, self.run = values["last"], str(values["run"])
+            # Kept since clients can add noise together.
+            self._rows_share = values.get("rows_share")
+            self._cohort = OneCohort(values.get("cohort"))
             unsent = None if values["unsent"] is None else event_from_dict(values["unsent"])
         except (KeyError, TypeError, ValueError) as error:
             raise PrivacyError("what was kept of a promise of privacy is damaged") from error
@@ -468,7 +541,7 @@ class Guard:
         self.ledger = ledger
 
 
-def _check_kinds(schema: Schema, questions: Sequence[Question]) -> None:
+def check_kinds(schema: Schema, questions: Sequence[Question]) -> None:
     """Refuse questions that do not suit a column, whatever it holds.
 
     Bins of labels can be counted as long as all of these are numbers: that it fails would tell of

@@ -34,6 +34,8 @@ def promise_of(privacy: Mapping[str, Any] | None) -> Privacy | None:
         raise PlanError(
             "one table has no clients to hide", got='unit "client"', do='use unit "record"'
         )
+    if promise is not None:
+        promise.check_secure(secure=False)
     return promise
 
 

@@ -1,7 +1,8 @@
 """What a promise would cost in noise, before any row is read.
 
 Everything is computed by what computes it in a run: `guard.Statistics` and `guard.Training` where
-records are hidden, `client_level.planned_counts` and `client_level.Rounds` where whole clients are.
+records are hidden, `client_level.planned_counts` and `client_level.Rounds` where whole clients are,
+`distributed.shared_counts` and `distributed.NoisySum` where they add the noise together.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from genesis.privacy.client_level import (
     noise_to_signal,
     planned_counts,
 )
-from genesis.privacy.events import Event
+from genesis.privacy.distributed import NoisySum, shared_counts
+from genesis.privacy.events import Event, times
 from genesis.privacy.guard import Statistics, Training
 from genesis.privacy.histograms import label_threshold
 from genesis.privacy.ledger import Ledger
@@ -33,6 +35,7 @@ from genesis.statistics import DISCRETE, NUMERIC
 
 __all__ = ["Change", "PlannedRun", "PrivacyPlan", "plan"]
 
+FEWEST = 3  # clients of secure aggregation
 WORTH = 0.98  # what a change must bring the noise down to, at least, to be worth telling
 
 
@@ -54,7 +57,7 @@ class PlannedRun:
         public_schema: Whether the schema is stated by the operator, and not inferred.
 
     Raises:
-        PlanError: There are fewer rows than clients, or no clients.
+        PlanError: There are fewer rows than clients, no clients, or too few to add noise together.
     """
 
     privacy: Privacy
@@ -76,11 +79,23 @@ class PlannedRun:
                 got=f"{self.clients} clients and {self.rows} rows",
                 do="plan for fewer clients, or more rows",
             )
+        if self.privacy.needs_secure_aggregation and self.cohort < FEWEST:
+            raise PlanError(
+                f"noise that clients add together needs at least {FEWEST} of them",
+                got=f"{self.cohort} in a round",
+                do="plan for more clients",
+            )
 
     @cached_property
     def rows_each(self) -> int:
         """Rows of a client."""
         return self.rows // self.clients
+
+    @property
+    def cohort(self) -> int:
+        """Clients of a round of secure sums."""
+        asked = max(math.ceil(self.client_fraction * self.clients), FEWEST)
+        return min(asked, self.clients)
 
 
 @dataclass(frozen=True)
@@ -109,8 +124,8 @@ class PrivacyPlan:
         mechanisms: Purpose -> ε of it alone. They add up to more than they cost together.
         shares: Purpose -> its share of the budget. Costs of noise add up about like squares of ε.
         releases: Vectors of counts that are released with noise.
-        deviation: Standard deviation of a client's noise in every count, in rows; None where the
-            server adds the noise.
+        deviation: Standard deviation of a client's noise in every count, in rows; None where whole
+            clients are hidden.
         sum_deviation: The same in the sum over the clients: in rows, or in clients where those are
             hidden.
         frequency_error: Mean absolute error of the share of rows that have some value, in percent
@@ -189,28 +204,33 @@ def _planned(run: PlannedRun) -> PrivacyPlan:
 
 
 def _of_records(run: PlannedRun) -> PrivacyPlan:
-    """Every client adds its own noise, and the sum over K of them has √K times as much."""
+    """Every client adds its own noise, and the sum over K of them has √K times as much.
+
+    Or it adds a share of 1 / √h to counts, and the sum has √(K / h) times as much as is needed.
+    """
     promise = run.privacy.among(run.clients)
     statistics = Statistics.planned(run.schema, promise)
     epochs = run.n_rounds * run.epochs
     training = Training.planned(
         statistics.events, promise, rows=run.rows_each, batch_size=run.batch_size, epochs=epochs
     )
-    in_sum = statistics.deviation * math.sqrt(run.clients)
+    honest = promise.honest(run.clients) if promise.needs_secure_aggregation else 1
+    deviation = statistics.deviation / math.sqrt(honest)
+    in_sum = deviation * math.sqrt(run.clients)
     threshold = None
     if statistics.label_sets:
         threshold = label_threshold(statistics.label_deviation, statistics.label_delta)
     # Of a person who may be at every client, all clients' promises together.
-    times = run.clients if run.privacy.overlap == "overlapping" else 1
+    together = run.clients if run.privacy.overlap == "overlapping" else 1
     ledger = Ledger((*statistics.events, training.event(epochs)))
     return PrivacyPlan(
         unit="record",
-        epsilon=ledger.epsilon(promise.delta) * times,
-        delta=promise.delta * times,
+        epsilon=ledger.epsilon(promise.delta) * together,
+        delta=promise.delta * together,
         mechanisms=(mechanisms := ledger.split(promise.delta)),
         shares=_shares(mechanisms),
         releases=statistics.releases,
-        deviation=statistics.deviation,
+        deviation=deviation,
         sum_deviation=in_sum,
         frequency_error=_frequency_error(in_sum, run.rows),
         label_threshold=threshold,
@@ -224,45 +244,93 @@ def _of_records(run: PlannedRun) -> PrivacyPlan:
     )
 
 
+@dataclass(frozen=True)
+class _HiddenClients:
+    """The noise that hides whole clients.
+
+    Args:
+        counts: What the counts release.
+        counts_deviation: Standard deviation of the noise in their sums, in clients.
+        rounds: What all rounds release.
+        multiplier: σ of a round.
+        drawn: Standard deviation of the noise in a round's sum over the clip.
+        expected: Clients of a round.
+    """
+
+    counts: Event
+    counts_deviation: float
+    rounds: Event
+    multiplier: float
+    drawn: float
+    expected: float
+
+
+def _hidden_clients(run: PlannedRun, privacy: Privacy, schema: Schema) -> _HiddenClients:
+    """The server adds the noise, once for all; or the clients do, together. Each counts as one."""
+    if privacy.needs_secure_aggregation:
+        shared = shared_counts(schema, privacy)
+        found = NoisySum.planned(
+            (shared,),
+            privacy,
+            clients=run.cohort,
+            threshold=max(2 * run.cohort // 3 + 1, FEWEST),
+            parameters=run.parameters,
+            n_rounds=run.n_rounds,
+        )
+        return _HiddenClients(
+            counts=shared,
+            counts_deviation=shared.noise_multiplier
+            * math.sqrt(run.clients / privacy.honest(run.clients)),
+            rounds=found.event(run.n_rounds),
+            multiplier=found.noise_multiplier,
+            drawn=found.most_noise,
+            expected=run.cohort,
+        )
+    counts = planned_counts(schema, privacy)
+    rounds = Rounds(run.clients, run.n_rounds, run.client_fraction, privacy.bands)
+    multiplier = rounds.noise_multiplier((counts,), privacy)
+    return _HiddenClients(
+        counts=counts,
+        counts_deviation=counts.noise_multiplier,
+        rounds=rounds.event(multiplier),
+        multiplier=multiplier,
+        drawn=multiplier,
+        expected=rounds.expected,
+    )
+
+
 def _of_clients(run: PlannedRun) -> PrivacyPlan:
-    """The server adds the noise, once for all; every client counts as one."""
-    counts = planned_counts(run.schema, run.privacy)
-    rounds, multiplier = _rounds(run, run.privacy, counts)
-    ledger = Ledger((counts, rounds.event(multiplier)))
+    """Whole clients are hidden."""
+    found = _hidden_clients(run, run.privacy, run.schema)
+    ledger = Ledger((found.counts, found.rounds))
     return PrivacyPlan(
         unit="client",
         epsilon=ledger.epsilon(run.privacy.delta),
         delta=run.privacy.delta,
         mechanisms=(mechanisms := ledger.split(run.privacy.delta)),
         shares=_shares(mechanisms),
-        releases=counts.count,
+        releases=times(found.counts),
         deviation=None,
-        sum_deviation=counts.noise_multiplier,
-        frequency_error=_frequency_error(counts.noise_multiplier, run.clients),
+        sum_deviation=found.counts_deviation,
+        frequency_error=_frequency_error(found.counts_deviation, run.clients),
         label_threshold=None,
         batch_size=None,
-        sample_rate=rounds.fraction / rounds.bands,
-        steps=rounds.n_rounds,
-        noise_multiplier=multiplier,
-        noise_to_signal=noise_to_signal(multiplier, run.parameters, rounds.expected),
-        refused=_refusal(run, rounds, multiplier),
+        sample_rate=found.expected / run.clients,
+        steps=run.n_rounds,
+        noise_multiplier=found.multiplier,
+        noise_to_signal=noise_to_signal(found.drawn, run.parameters, found.expected),
+        refused=_refusal(run, found),
     )
 
 
-def _rounds(run: PlannedRun, privacy: Privacy, counts: Event) -> tuple[Rounds, float]:
-    """The rounds of a run that hides clients, and σ of each."""
-    rounds = Rounds(run.clients, run.n_rounds, run.client_fraction, privacy.bands)
-    return rounds, rounds.noise_multiplier((counts,), privacy)
-
-
-def _refusal(run: PlannedRun, rounds: Rounds, multiplier: float) -> str | None:
+def _refusal(run: PlannedRun, found: _HiddenClients) -> str | None:
     """What the run itself would say to these choices."""
     privacy = run.privacy
     try:
         check_stated(run.schema, public=run.public_schema)
-        check_meaningful(multiplier, run.parameters, rounds.expected, insist=privacy.insist)
+        check_meaningful(found.drawn, run.parameters, found.expected, insist=privacy.insist)
         if privacy.adaptive_clip:
-            Adaptive().rest(multiplier, rounds.expected)
+            Adaptive().rest(found.multiplier, found.expected)
     except PlanError as error:
         return str(error)
     return None
@@ -278,10 +346,10 @@ def _clients_needed(run: PlannedRun) -> int | None:
             privacy.epsilon, privacy.delta, unit="client", statistics=privacy.statistics
         )
     try:
-        rounds, multiplier = _rounds(run, privacy, planned_counts(_stated(run.schema), privacy))
+        found = _hidden_clients(run, privacy, _stated(run.schema))
     except PrivacyError:
         return None
-    ratio = noise_to_signal(multiplier, run.parameters, rounds.expected)
+    ratio = noise_to_signal(found.drawn, run.parameters, found.expected)
     return math.ceil(run.clients * ratio / MOST_NOISE)
 
 

@@ -24,6 +24,12 @@ PROTECTS = {
     "client adds its noise before anything leaves it",
     "server": "from the clients and whoever sees what comes of the run, not from the server: it "
     "sees what every client sends and adds the noise",
+    "distributed": "from the server, all other clients and whoever sees what comes of the run, as "
+    "long as secure aggregation holds and no more than {colluding} tell the server their noise: ",
+}
+TOGETHER = {
+    "record": "clients add the noise of counts together, and all other noise each by itself",
+    "client": "clients add all noise together",
 }
 
 
@@ -50,12 +56,12 @@ def record_report(
     """
     told = {name: _of_client(spent[name]) for name in sorted(spent)}
     unprotected = sorted(set(clients) - set(told))
+    shared = [each["promise"] for each in told.values() if each["promise"]["trust"] != "local"]
     return {
         **_together(told.values(), overlap, unprotected),
         "unit": "record",
         "neighbouring": RELATION.format(unit="record"),
-        "trust": "local",
-        "protects": PROTECTS["local"],
+        **_trust(shared[0] if shared else {"unit": "record", "trust": "local"}),
         "overlap": overlap,
         "combined": "sum" if overlap == "overlapping" else "maximum",
         "public": [ASSUMED_PUBLIC[public_schema]],
@@ -67,21 +73,21 @@ def record_report(
 
 
 def client_report(privacy: Privacy, ledger: Ledger, *, clients: int) -> dict[str, Any]:
-    """What a server released that hides whole clients."""
+    """What was released that hides whole clients, by a server or by all of them together."""
+    promise = privacy.to_dict()["differential_privacy"]
     return {
         "epsilon": ledger.epsilon(privacy.delta),
         "delta": privacy.delta,
         "unit": "client",
         "neighbouring": RELATION.format(unit="client"),
-        "trust": "server",
-        "protects": PROTECTS["server"],
+        **_trust(promise),
         "overlap": privacy.overlap,
         "combined": "one ledger",
         "public": [ASSUMED_PUBLIC[True], f"the number of clients, {clients}"],
         "unprotected": [],
         "gradients": "updates clipped as a whole",
-        "accountant": accountant(),
-        "promise": privacy.to_dict()["differential_privacy"],
+        "accountant": accountant(renyi=privacy.needs_secure_aggregation),
+        "promise": promise,
         "mechanisms": ledger.split(privacy.delta),
         "ledger": ledger.to_list(),
     }
@@ -102,7 +108,8 @@ def recomputed(report: Mapping[str, Any]) -> dict[str, Any]:
     """
     try:
         again = _again(report)
-        tolerance = 1e-9 if report["accountant"] == accountant() else TOLERANCE
+        same = report["accountant"] in (accountant(), accountant(renyi=True))
+        tolerance = 1e-9 if same else TOLERANCE
         _check_claim(report, again, tolerance)
         for name, client in report.get("clients", {}).items():
             _check_claim(client, again["clients"][name], tolerance)
@@ -154,9 +161,20 @@ def _check_claim(claimed: Mapping[str, Any], found: Mapping[str, Any], tolerance
             )
 
 
-def accountant() -> str:
-    """What computed ε."""
-    return f"privacy loss distributions of dp-accounting {version('dp-accounting')}"
+def _trust(promise: Mapping[str, Any]) -> dict[str, str]:
+    """Who adds the noise of a promise, and from whom that protects."""
+    trust, colluding = promise["trust"], promise.get("colluding")
+    who = "a third of the clients" if colluding is None else f"{colluding} of the clients"
+    protects = PROTECTS[trust].format(colluding=who)
+    if trust == "distributed":
+        protects += TOGETHER[promise["unit"]]
+    return {"trust": trust, "protects": protects}
+
+
+def accountant(*, renyi: bool = False) -> str:
+    """What computed ε: Rényi DP for what clients add noise to together, see `accounting`."""
+    way = "Rényi differential privacy" if renyi else "privacy loss distributions"
+    return f"{way} of dp-accounting {version('dp-accounting')}"
 
 
 def in_words(report: Mapping[str, Any] | None) -> str:

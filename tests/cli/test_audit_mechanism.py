@@ -1,13 +1,17 @@
 """`genesis audit --mechanism`."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from genesis.evaluation.mechanism import audit_step, private_methods
+from genesis.evaluation.mechanism import audit_step, private_steps
+from genesis.privacy import client_level
 from genesis.privacy.dp_sgd import PrivateSteps
+from genesis.privacy.opacus_steps import PrivateOptimizer
 from tests.cli.conftest import SMALL, Run
 
 AUDIT = ["audit", "--mechanism"]
@@ -32,13 +36,41 @@ def test_a_method(run: Run) -> None:
         assert canary["low"] <= step["mu"] == 1.0
 
 
-def test_every_method_unless_one_is_named(run: Run) -> None:
+def test_every_step_unless_one_is_named(run: Run) -> None:
     done = run([*AUDIT, "--json", "steps.json"])
     assert (done.exit_code, done.stderr) == (0, "")
     told = json.loads(Path("steps.json").read_text())
-    assert list(told["steps"]) == private_methods() == ["ctgan", "tvae"]
-    for method in private_methods():
-        assert f"A private step of {method} does what its ε was computed for" in done.stdout
+    names = ["ctgan", "tvae", "classifier", "client-level"]
+    assert list(told["steps"]) == private_steps() == names
+    for step in ("ctgan", "tvae", "the classifier", "the client level"):
+        assert f"A private step of {step} does what its ε was computed for" in done.stdout
+
+
+def test_whole_clients(run: Run) -> None:
+    done = run([*AUDIT, "--method", "client-level", "--json", "steps.json"])
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "large client, distance" in done.stdout
+    assert list(json.loads(Path("steps.json").read_text())["steps"]) == ["client-level"]
+
+
+@pytest.mark.parametrize(
+    ("step", "where", "name"),
+    [
+        ("classifier", PrivateOptimizer, "add_noise"),
+        ("client-level", client_level, "clipped"),
+    ],
+)
+def test_steps_of_no_model_fail_too(
+    run: Run, monkeypatch: pytest.MonkeyPatch, step: str, where: Any, name: str
+) -> None:
+    planted: dict[str, Callable[..., Any]] = {
+        "add_noise": lambda self: [setattr(p, "grad", p.summed_grad) for p in self.params],
+        "clipped": lambda changes, _: changes,
+    }
+    monkeypatch.setattr(where, name, planted[name])
+    done = run([*AUDIT, "--method", step])
+    assert done.exit_code == 1
+    assert f"got {step}: fault" in done.stderr
 
 
 def test_a_config_of_the_method(run: Run) -> None:
@@ -64,7 +96,7 @@ def test_a_step_that_fails_ends_with_one_line(run: Run, monkeypatch: pytest.Monk
 def test_an_audit_that_tests_nothing_does_not_pass(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("genesis.evaluation.mechanism.MAX_NORM", 1e12)
+    monkeypatch.setattr("genesis.evaluation.mechanism.shipped.MAX_NORM", 1e12)
     done = run([*AUDIT, "--method", "ctgan"])
     assert done.exit_code == 1
     assert "got ctgan: inconclusive" in done.stderr
@@ -103,6 +135,8 @@ def test_an_audit_of_rows_needs_its_tables(run: Run, missing: str) -> None:
             ["--method", "ctgan", "--config", "pac=2"],
             "private steps of ctgan need pac 1; got pac 2",
         ),
+        (["--method", "client-leve"], "unknown method 'client-leve'; did you mean client-level"),
+        (["--method", "client-level", "--config", "bands=2"], "has no options; got 'bands'"),
         (["--method", "tvae", "--config", "pac=1"], "tvae has no option 'pac'"),
         (["--method", "tvae", "--seed", -1], "seed must be a whole number of at least 0"),
         (["--json", "nowhere/steps.json"], "nowhere"),

@@ -153,7 +153,7 @@ FIT = ["fit", "north.csv", "--output", "out.model", *SMALL]
         ([*SIMULATE, "--rounds", "0"], "n_rounds must be a whole number of at least 1"),
         ([*SIMULATE, "--rows", "-1"], "the number of rows must be"),
         ([*SIMULATE, "--epsilon", "0"], "epsilon of differential privacy must be a number above 0"),
-        ([*SIMULATE, "--secure-aggregation", "masking"], "secure aggregation is not available"),
+        ([*SIMULATE, "--secure-aggregation", "masking", "--aggregation", "median"], "needs each"),
         ([*SIMULATE, "--checkpoint", "none/saved"], "cannot write none/saved; got no such folder"),
         ([*SIMULATE, "--checkpoint", "saved", "--resume"], "saved"),
         ([*SIMULATE, "--output", "none/out.csv"], "cannot write none/out.csv; got no such folder"),
@@ -250,7 +250,7 @@ def test_a_bad_plan(run: Run) -> None:
         ("n_rounds = ", "the plan is not TOML"),
         ("rounds = 3", "a plan has no 'rounds'; did you mean n_rounds?"),
         ("n_rounds = 2.5", "n_rounds must be a whole number"),
-        ("secure_aggregation = true", "secure aggregation is not available"),
+        ('secure_aggregation = "mask"', "unknown secure aggregation 'mask'"),
     ]:
         Path("plan.toml").write_text(text)
         _fails(run, [*SIMULATE, "--plan", "plan.toml"], says)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from genesis import PlanError
-from genesis.evaluation.mechanism import BATCH, audit_step, private_methods
+from genesis.evaluation.mechanism import audit_step, private_methods, private_steps
+from genesis.evaluation.mechanism.shipped import BATCH
 from genesis.models import critic, dense, tvae
 from genesis.models.critic import Critic
 from genesis.models.ctgan import CTGAN
@@ -333,7 +334,7 @@ def test_mistakes_are_found(method, plant, fault, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_audit_that_would_find_nothing_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genesis.evaluation.mechanism.MAX_NORM", 1e12)
+    monkeypatch.setattr("genesis.evaluation.mechanism.shipped.MAX_NORM", 1e12)
     found = audit_step("tvae", TINY["tvae"], trials=20, noise=repeatable_noise(7))
     assert (found.finding, found.faults) == ("inconclusive", ())
     assert "little is known of clipping" in found.text
@@ -358,5 +359,6 @@ def test_what_cannot_be_audited(method, changes, message) -> None:
 def test_a_model_without_private_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(TVAE, "private_gradients")
     assert private_methods() == ["ctgan"]
-    with pytest.raises(PlanError, match="tvae takes no private steps; choose one of ctgan"):
+    assert private_steps() == ["ctgan", "classifier", "client-level"]
+    with pytest.raises(PlanError, match="tvae takes no private steps; choose one of classifier"):
         audit_step("tvae")

@@ -159,11 +159,14 @@ def test_every_argument_is_none_a_promise_or_refused(privacy: Any) -> None:
 def test_every_combination_is_kept_or_refused(
     unit: str, trust: str | None, overlap: str, bands: int, adaptive: bool
 ) -> None:
-    enforced = (
-        trust in (None, "local") and bands == 1 and not adaptive
-        if unit == "record"
-        else trust in (None, "server") and overlap == "disjoint" and not (adaptive and bands > 1)
-    )
+    plain = overlap == "disjoint" and bands == 1 and not adaptive
+    if trust == "distributed":
+        enforced = plain
+    elif unit == "record":
+        enforced = trust in (None, "local") and bands == 1 and not adaptive
+    else:
+        enforced = trust in (None, "server") and overlap == "disjoint"
+        enforced &= not (adaptive and bands > 1)
     said = {"unit": unit, "overlap": overlap, "bands": bands, "adaptive_clip": adaptive}
     if trust is not None:
         said["trust"] = trust
@@ -172,7 +175,7 @@ def test_every_combination_is_kept_or_refused(
         return
     promise = parse(**said)
     assert {name: getattr(promise, name) for name in said} == said
-    assert promise.trust == ("local" if unit == "record" else "server")
+    assert promise.trust == (trust or ("local" if unit == "record" else "server"))
 
 
 def test_what_is_about_records_is_refused_for_clients() -> None:

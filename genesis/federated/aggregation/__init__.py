@@ -31,6 +31,7 @@ __all__ = [
     "aggregate",
     "aggregator_class",
     "create_aggregator",
+    "is_sum",
 ]
 
 AGGREGATORS: dict[str, str] = {
@@ -178,6 +179,15 @@ def create_aggregator(rule: str | Aggregator | CombineFunction, **options: Any) 
         got=f"a {type(rule).__name__}",
         do="choose a name, or subclass genesis.federated.aggregation.fedavg.FedAvg",
     )
+
+
+def is_sum(rule: Aggregator) -> bool:
+    """Whether a rule combines as `FedAvg` does: Σ weight · vector, with weights 1/K or n_k / n."""
+    from genesis.federated.aggregation.fedavg import FedAvg
+    from genesis.federated.aggregation.weighted import Weighted
+
+    combine, weigh = getattr(type(rule), "combine", None), getattr(type(rule), "weigh", None)
+    return combine is FedAvg.combine and weigh in (FedAvg.weigh, Weighted.weigh)
 
 
 def aggregate(

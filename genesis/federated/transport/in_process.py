@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 from genesis.federated.messages import ClientInfo, Reply, Request
-from genesis.federated.shard import Shard
 
 __all__ = ["InProcessTransport"]
+
+
+class Client(Protocol):
+    """Whoever answers for some rows: a `Shard` or a `SecureShard`."""
+
+    def handle(self, request: Request) -> Reply:
+        """Do what is asked."""
 
 
 class InProcessTransport:
@@ -17,7 +24,7 @@ class InProcessTransport:
         shards: Client id -> shard.
     """
 
-    def __init__(self, shards: Mapping[str, Shard]) -> None:
+    def __init__(self, shards: Mapping[str, Client]) -> None:
         self._shards = dict(shards)
 
     def clients(self) -> Sequence[ClientInfo]:

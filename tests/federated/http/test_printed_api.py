@@ -377,9 +377,8 @@ def test_a_private_client_of_a_server_that_promises_nothing(port: int, text: str
 
 
 REFUSED: list[Callable[[], object]] = [
-    lambda: FederatedServer(
-        host="0.0.0.0", port=8000, secure_aggregation=True, encryption="paillier"
-    ),
+    lambda: FederatedServer(encryption="paillier"),
+    lambda: _client(secure_aggregation=True),
     lambda: _client(privacy={"differential_privacy": {"epsilon": -1.0}}),
     lambda: _client(privacy={"differential_privacy": {"delta": 1e-5}}),
     lambda: _client(privacy={"differential_privacy": {"epsilon": 1.0, "noise": 2.0}}),

@@ -1,0 +1,420 @@
+"""A client's end of secure aggregation: `SecureShard`, which stands between a `Shard` and others.
+
+Whatever the shard would send for the server to add up (counts, parameters, losses) goes into a sum
+of which the server learns the result alone. What it asks for in the clear is refused from then on.
+
+    secure    a session begins: which scheme, which roster
+    roster    who takes part, and by which keys
+    sum       one step of one sum; the first brings the request whose answers are summed
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+
+from genesis.errors import FederationError, GenesisError, PlanError
+from genesis.federated.messages import Reply, Request
+from genesis.federated.secagg import ClientSide, Party, Ring, Scheme, Sum, scheme
+from genesis.federated.secagg.identity import Identity, Trust, key_text, read_key
+from genesis.federated.secagg.purpose import Agreed, purpose
+from genesis.federated.secagg.vectors import UpdateVector, count_vector
+from genesis.federated.shard import Shard
+from genesis.seeding import Stream, generator
+from genesis.tables import make_private_folder, write_private
+
+__all__ = ["SecureShard"]
+
+log = logging.getLogger(__name__)
+
+MEMORY = "secure.json"  # what a client has revealed in a session, beside its checkpoints
+SUMMED = ("count", "train", "collect")  # requests whose answers are added up
+HIDDEN: dict[str, dict[str, Any]] = {"prepare": {"rows": None}, "train": {"metrics": {}}}
+"""What a reply in the clear says instead of what only a sum may tell."""
+TOLD = ("spent", "private", "deviation", "error_type")  # what else of an answer leaves the client
+
+
+@dataclass
+class _Open:
+    """The sum that is going on."""
+
+    sum: Sum
+    party: Party
+    inner: Request | None
+    answer: Callable[[], Reply]
+    begun_by: bytes
+    step: int = 0
+    last: tuple[bytes, Reply] | None = None  # the message before, and what was said to it
+
+
+class SecureShard:
+    """Answers for a shard, and lets nothing out of it but into sums.
+
+    Args:
+        shard: The rows.
+        identity: What this client signs with; a new one if None.
+        trust: Whose keys it believes. None believes nobody: no secure session can begin.
+        required: The scheme that this client insists on; True for any, False for none.
+        background: Whether it trains in a thread of its own, while keys and shares are exchanged.
+        folder: Where it remembers what it has revealed; in memory if None.
+        options: Of the scheme, such as the length of keys.
+    """
+
+    def __init__(
+        self,
+        shard: Shard,
+        *,
+        identity: Identity | None = None,
+        trust: Trust | None = None,
+        required: bool | str = False,
+        background: bool = False,
+        folder: Path | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.shard, self.client_id = shard, shard.client_id
+        self._identity, self._trust, self._required = identity, trust, required
+        self._background, self._folder = background, folder
+        self._options = dict(options or {})
+        self._session: str | None = None
+        self._scheme: Scheme | None = None
+        self._side: ClientSide | None = None
+        self._keys: dict[str, bytes] = {}
+        self._agreed = Agreed()
+        self._open: _Open | None = None
+        self._number = -1
+        self._revealed: set[str] = set()  # "kind round" of sums that this client let be opened
+        self._working: Future[Reply] | None = None
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether a session of secure aggregation has begun."""
+        return self._session is not None
+
+    def handle(self, request: Request) -> Reply:
+        """Do what is asked. Never raises: a failure is a reply that says why."""
+        try:
+            if request.kind == "secure":
+                return self._begin(request)
+            if request.kind == "roster":
+                return self._meet(request)
+            if request.kind == "sum":
+                return self._sum(request)
+            return self._in_the_clear(request)
+        except _Failure as failure:
+            return failure.reply
+        except GenesisError as error:
+            kind, message = type(error).__name__, str(error)
+        except Exception as error:
+            # Foreign messages may quote anything, so only their type leaves the client.
+            log.exception("client '%s' failed at '%s'", self.client_id, request.kind)
+            kind, message = "FederationError", f"an unexpected {type(error).__name__}"
+        self._open = None
+        return Reply(self.client_id, meta={"error_type": kind}, error=message)
+
+    def meant(self, request: Request) -> Request | None:
+        """What a request is about, if this client has just done it: that of a sum is inside it."""
+        if request.kind != "sum":
+            return request
+        opened = self._open
+        if opened is None or self._scheme is None or opened.step != self._scheme.UPLOAD + 1:
+            return None
+        return opened.inner
+
+    # --- a session ---
+
+    def _begin(self, request: Request) -> Reply:
+        """A session begins, or goes on after this client was away."""
+        name, session = str(request.meta["scheme"]), str(request.meta["session"])
+        if self._required not in (False, True, name):
+            raise PlanError(
+                f"the server asks for {name}, and client '{self.client_id}' insists on another "
+                "scheme of secure aggregation",
+                got=str(self._required),
+                do="agree on one",
+            )
+        if self._trust is None:
+            raise PlanError(
+                f"client '{self.client_id}' knows nobody's key, so the server could take part in "
+                "place of all others",
+                do="give it the roster of keys (--roster), or say --trust-on-first-use",
+            )
+        if self._session not in (None, session) and self._revealed:
+            raise FederationError(
+                f"client '{self.client_id}' has taken part in another session already, and two "
+                "sums over different clients tell of those in which they differ",
+                do="start it again for a new run",
+            )
+        if self._identity is None:
+            self._identity = Identity.generate()
+        if session != self._session:
+            self._number, self._revealed = -1, self._recall(session)
+        self._session, self._scheme = session, scheme(name)
+        self._side = self._scheme.ClientSide(self.client_id, self._identity, **self._options)
+        self._open, self._keys = None, {}
+        return Reply(self.client_id, meta={"key": key_text(self._identity.public)})
+
+    def _meet(self, request: Request) -> Reply:
+        """Who takes part, as the server says, held against what this client knows itself."""
+        if self._trust is None or self._identity is None:
+            raise _out_of_step()
+        told = {str(name): read_key(str(key)) for name, key in request.meta["keys"].items()}
+        if told.get(self.client_id) != self._identity.public:
+            raise FederationError(
+                f"the server tells others another key of client '{self.client_id}' than it has",
+                do="do not go on: somebody may be between",
+            )
+        self._keys = self._trust.keys_for(told)
+        return Reply(self.client_id)
+
+    # --- sums ---
+
+    def _sum(self, request: Request) -> Reply:
+        """One step of a sum."""
+        if int(request.meta["step"]) == 0 and not self._is_again(request):
+            self._open = None
+            self._open = self._opened(request)
+        opened, chosen = self._open, self._scheme
+        if opened is None or chosen is None or request.meta["number"] != opened.sum.number:
+            raise _Failure(
+                Reply(
+                    self.client_id,
+                    meta={"error_type": "FederationError", "lost": True},
+                    error="it was away, and takes no part in this sum any more",
+                )
+            )
+        step = int(request.meta["step"])
+        message = request.arrays["message"].tobytes()
+        if step == opened.step - 1 and opened.last is not None and opened.last[0] == message:
+            return opened.last[1]  # a server that has not heard it hears the same again
+        if step != opened.step:
+            raise FederationError("a step of a sum was asked for twice, or out of order")
+        if opened.inner is not None and step == chosen.REVEAL:
+            self._reveal(opened)
+        told: dict[str, Any] = {}
+
+        def values() -> Ring:
+            reply = opened.answer()
+            if reply.error:
+                raise _Failure(reply)
+            told.update({name: reply.meta[name] for name in TOLD if name in reply.meta})
+            return self._vector(opened, reply)
+
+        answer = np.frombuffer(opened.party.answer(step, message, values), dtype=np.uint8)
+        reply = Reply(self.client_id, meta=told, arrays={"message": answer})
+        opened.step, opened.last = step + 1, (message, reply)
+        return reply
+
+    def _is_again(self, request: Request) -> bool:
+        """Whether the first step of the sum that is open is asked for once more."""
+        opened = self._open
+        return opened is not None and opened.step == 1 and opened.begun_by == _digest(request)
+
+    def _opened(self, request: Request) -> _Open:
+        """A sum begins, and with it the work on what is to be summed."""
+        meta, side = request.meta, self._side
+        if side is None or self._session is None or not self._keys:
+            raise _out_of_step()
+        number = int(meta["number"])
+        if number <= self._number:
+            raise FederationError("the server asks again for a sum that was begun before")
+        cohort = tuple(str(name) for name in meta["cohort"])
+        inner: Request | None = None
+        digest = self._agreed.digest
+        if meta.get("inner") is not None:
+            inner = self._inner(request)
+            digest = self._purpose(inner)
+        unknown = sorted(set(cohort) - set(self._keys))
+        if unknown:
+            raise FederationError(
+                "the server asks for a sum with a client that is not in the roster",
+                got=f"'{unknown[0]}'",
+            )
+        sum = Sum(
+            session=self._session,
+            number=number,
+            purpose=digest,
+            cohort=cohort,
+            keys=tuple(self._keys[name] for name in cohort),
+            length=int(meta["length"]),
+            bits=int(meta["bits"]),
+            # Statistics never change, so a second set of clients would tell of their difference.
+            complete=inner is None or inner.kind == "count",
+        )
+        sum.at(self.client_id)
+        if sum.complete and set(cohort) != set(self._keys):
+            raise FederationError("the server asks for statistics of some of the clients only")
+        self._number = number
+        party = side.setup(sum) if inner is None else side.party(sum)
+        if party is None:
+            raise _out_of_step()
+        return _Open(sum, party, inner, self._begin_work(inner), _digest(request))
+
+    def _inner(self, request: Request) -> Request:
+        """The request whose answer goes into a sum."""
+        told = request.meta["inner"]
+        kind, round = str(told["kind"]), int(told["round"])
+        if kind not in SUMMED:
+            raise FederationError("a sum of what cannot be summed was asked for")
+        if kind != "count" and f"{kind} {round}" in self._revealed:
+            raise _asked_twice(round)
+        arrays = {name: array for name, array in request.arrays.items() if name != "message"}
+        return Request(kind, round, told["meta"], arrays)
+
+    def _purpose(self, inner: Request) -> bytes:
+        """What this client believes that all are asked, and start from."""
+        arrays = []
+        if inner.kind != "count":
+            if inner.kind == "train":
+                self._wait()
+                self.shard.receive(inner)
+            arrays.append(self.shard.known(inner.meta["send"])[0])
+        if "control" in inner.arrays:
+            arrays.append(inner.arrays["control"])
+        return purpose(self._agreed, inner.kind, inner.round, inner.meta, arrays)
+
+    def _vector(self, opened: _Open, reply: Reply) -> Ring:
+        """What a reply to the inner request says, as numbers of the ring."""
+        inner, sum = opened.inner, opened.sum
+        if inner is None:
+            raise _out_of_step()
+        if inner.kind == "count":
+            vector: Ring = count_vector(reply.arrays["counts"], int(reply.meta["rows"]))
+        else:
+            known, sizes = self.shard.known(inner.meta["send"])
+            secure = inner.meta["secure"]
+            layout = UpdateVector.from_dict(secure, sizes, clients=len(sum.cohort), bits=sum.bits)
+            sent = reply.arrays["vector"]
+            change = np.concatenate([sent[: len(known)] - known, sent[len(known) :]])
+            rng = generator(self.shard.seed[0], Stream.ROUNDING, *self.shard.seed[2:], inner.round)
+            share = self._share(secure.get("rows"), len(sum.cohort))
+            vector = layout.encode(change, share, reply.meta["metrics"], rng)
+        if len(vector) != sum.length:
+            raise FederationError(
+                "the vectors of a sum are not as long as the server says",
+                got=f"{sum.length} instead of {len(vector)}",
+                do="give server and clients the same version",
+            )
+        return vector
+
+    def _share(self, total: int | None, clients: int) -> float:
+        """How much this client counts: by rows if all of them are known, else as every other."""
+        if total is None:
+            return 1 / clients
+        rows = self.shard.rows or 0
+        if not 0 <= rows <= total:
+            raise FederationError("the server says that all clients have fewer rows than this one")
+        return rows / max(total, 1)
+
+    def _reveal(self, opened: _Open) -> None:
+        """Let a sum be opened: once for a round, because two sums differ in their clients."""
+        inner = opened.inner
+        if inner is None or inner.kind == "count":
+            return
+        name = f"{inner.kind} {inner.round}"
+        if name in self._revealed:
+            raise _asked_twice(inner.round)
+        self._revealed.add(name)
+        if self._folder is not None:
+            make_private_folder(self._folder)
+            values = {"session": self._session, "revealed": sorted(self._revealed)}
+            write_private(self._folder / MEMORY, json.dumps(values))
+
+    def _recall(self, session: str) -> set[str]:
+        """What was revealed in a session before this client was stopped."""
+        if self._folder is None:
+            return set()
+        try:
+            kept = json.loads((self._folder / MEMORY).read_text(encoding="utf-8"))
+            return set(map(str, kept["revealed"])) if kept["session"] == session else set()
+        except FileNotFoundError:
+            return set()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FederationError(
+                "what this client kept of its secure sums is damaged",
+                do="start a new run, in another folder",
+            ) from error
+
+    # --- the shard's own work ---
+
+    def _begin_work(self, inner: Request | None) -> Callable[[], Reply]:
+        """Start on the answer to a request, or leave it until it is wanted."""
+        if inner is None:
+            return lambda: Reply(self.client_id)
+        if not self._background or inner.kind == "count":
+            return lambda: self.shard.handle(inner)
+        working: Future[Reply] = Future()
+        # A daemon, so that a client that is stopped does not go on training.
+        Thread(target=lambda: working.set_result(self.shard.handle(inner)), daemon=True).start()
+        self._working = working
+        return working.result
+
+    def _wait(self) -> None:
+        """Until the shard is idle: a round that the server gave up on may still be trained."""
+        if self._working is not None:
+            self._working.result()
+            self._working = None
+
+    def _in_the_clear(self, request: Request) -> Reply:
+        """What is no sum goes to the shard, as far as it tells nothing that a sum would hide."""
+        if not self.is_secure:
+            if self._required and request.kind != "describe":
+                raise FederationError(
+                    f"client '{self.client_id}' insists on secure aggregation, and the server's "
+                    "plan has none",
+                    do="start the server with --secure-aggregation masking",
+                )
+            return self.shard.handle(request)
+        if request.kind in SUMMED and not (request.kind == "train" and request.meta["send"] == []):
+            raise FederationError(
+                f"the server asks client '{self.client_id}' in the clear for what secure "
+                "aggregation hides",
+                got=f"'{request.kind}'",
+                do="give server and clients the same version",
+            )
+        self._wait()
+        if request.kind in ("labels", "prepare"):
+            self._agreed.note(request.kind, request.meta)
+        reply = self.shard.handle(request)
+        if reply.error or request.kind not in HIDDEN:
+            return reply
+        return replace(reply, meta={**reply.meta, **HIDDEN[request.kind]})
+
+
+class _Failure(Exception):  # noqa: N818 - it is a reply
+    """The shard could not do what was to be summed."""
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+        super().__init__(reply.error)
+
+
+def _digest(request: Request) -> bytes:
+    """What a request says, in short."""
+    digest = hashlib.sha256(json.dumps(request.meta, sort_keys=True).encode())
+    for name in sorted(request.arrays):
+        digest.update(name.encode() + request.arrays[name].tobytes())
+    return digest.digest()
+
+
+def _out_of_step() -> FederationError:
+    return FederationError(
+        "a sum was asked for before the keys for it were agreed on",
+        do="give server and clients the same version",
+    )
+
+
+def _asked_twice(round: int) -> FederationError:
+    return FederationError(
+        f"the server asks a second time for round {round + 1}, and two sums over different clients "
+        "tell of those in which they differ",
+        do="start a new run",
+    )

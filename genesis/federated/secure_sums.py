@@ -1,0 +1,369 @@
+"""The server's end of secure aggregation over a transport: `SecureSums`.
+
+Each sum is a `secagg.Collector`, whose messages travel as requests and replies like everything
+else. The first message of a sum brings the request whose answers are summed, so that clients train
+while they exchange keys and shares.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from genesis.errors import FederationError, ModelFileError
+from genesis.federated.aggregation import Aggregator, State
+from genesis.federated.choices import FULL_BATCH
+from genesis.federated.clients import Clients, raise_failures, read
+from genesis.federated.messages import Reply, Request
+from genesis.federated.plan import Plan
+from genesis.federated.secagg import Collector, ServerSide, Sum, scheme
+from genesis.federated.secagg.identity import read_key
+from genesis.federated.secagg.purpose import Agreed, purpose
+from genesis.federated.secagg.quantise import first_exponents
+from genesis.federated.secagg.vectors import UpdateVector, read_counts
+from genesis.federated.vectors import moved, places_of, tensor_sizes
+from genesis.models.parameters import ParameterLayout
+
+__all__ = ["Combined", "Hear", "SecureSums"]
+
+log = logging.getLogger(__name__)
+
+Hear = Callable[[Sequence[Reply]], None]
+
+ATTEMPTS = 3  # at statistics, which need everybody, when a client was away
+GRADIENTS = 7  # first exponent of what control variates are clipped to: those of tvae reach 84
+USUAL_RATE = 1e-3  # no model's usual learning rate is above it
+
+
+@dataclass(frozen=True)
+class _Summed:
+    """What came of a sum.
+
+    Args:
+        total: (length,) the sum over the survivors.
+        survivors: Clients whose vectors are in it, sorted.
+        failed: Client id -> why, for those that said so or answered nonsense.
+        replies: With which clients sent their vectors; nothing but what may be known is in them.
+    """
+
+    total: npt.NDArray[np.int64]
+    survivors: tuple[str, ...]
+    failed: dict[str, str]
+    replies: tuple[Reply, ...]
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What a sum of updates comes to.
+
+    Args:
+        vector: (P,) or, with control variates, (2P,): what `Aggregator.combine` would return.
+        survivors: Clients whose updates are in it, sorted.
+        failed: Client id -> why.
+        metrics: Means of what they measured.
+    """
+
+    vector: Tensor
+    survivors: tuple[str, ...]
+    failed: dict[str, str]
+    metrics: dict[str, float]
+
+
+@dataclass
+class SecureSums:
+    """Sums over the clients of a run, of which the server sees the results alone.
+
+    Args:
+        plan: The plan, which names the scheme.
+        clients: The clients.
+        options: Of the scheme.
+    """
+
+    plan: Plan
+    clients: Clients
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    rows: int = field(default=0, init=False)  # of all clients, once they are known
+    session: str = field(default_factory=lambda: secrets.token_hex(16), init=False)
+    _number: int = field(default=0, init=False)
+    _keys: dict[str, bytes] = field(default_factory=dict, init=False)
+    _agreed: Agreed = field(default_factory=Agreed, init=False)
+    _side: ServerSide | None = field(default=None, init=False)
+    _exponents: dict[str, list[int]] = field(default_factory=dict, init=False)
+
+    # --- a session ---
+
+    def begin(self) -> None:
+        """Learn everybody's key, tell all of them, and do what the scheme does once.
+
+        Raises:
+            FederationError: A client cannot take part.
+            PlanError: One trusts nobody, or insists on another scheme.
+        """
+        name = str(self.plan.scheme)
+        self._side = scheme(name).ServerSide(**self.options)
+        hello = Request("secure", meta={"scheme": name, "session": self.session}, setup=True)
+        replies = self.clients.require(hello, "begin secure aggregation")
+        self._keys = {
+            reply.client_id: read(reply, lambda meta: read_key(str(meta["key"])))
+            for reply in replies
+        }
+        told = {
+            client: reply.meta["key"] for client, reply in zip(self._keys, replies, strict=True)
+        }
+        self.clients.require(
+            Request("roster", meta={"keys": told}, setup=True), "accept the others' keys"
+        )
+        sum = self._next(self.clients.names, self._agreed.digest, length=1, bits=64, complete=True)
+        collector = self._side.setup(sum)
+        if collector is not None:
+            self._play(sum, collector, dict.fromkeys(sum.cohort), raise_failures)
+
+    def note(self, request: Request) -> None:
+        """Remember a request that sets all clients up: sums are bound to it."""
+        self._agreed.note(request.kind, request.meta)
+
+    # --- sums ---
+
+    def counts(self, request: Request, size: int) -> tuple[npt.NDArray[np.int64], int, list[Reply]]:
+        """The sums of all clients' counts, and of their rows.
+
+        Args:
+            request: For counts.
+            size: How many.
+
+        Returns:
+            (size,) the sums; rows; the replies, without counts.
+
+        Raises:
+            GenesisError: What a client failed with.
+            FederationError: A client was away.
+        """
+        digest = purpose(self._agreed, request.kind, request.round, request.meta)
+        for attempt in range(1, ATTEMPTS + 1):
+            sum = self._next(self.clients.names, digest, length=size + 1, bits=64, complete=True)
+            try:
+                summed = self._total(sum, dict.fromkeys(sum.cohort, request), raise_failures)
+                break
+            except _TooFewError:
+                if attempt == ATTEMPTS:
+                    raise
+                # Harmless: it is the sum over the same clients again, or no sum at all.
+                log.warning("a client was away while values were counted; counting them again")
+        counts, rows = read_counts(summed.total)
+        return counts, rows, list(summed.replies)
+
+    def updates(
+        self,
+        requests: Mapping[str, Request],
+        *,
+        rule: Aggregator,
+        state: State,
+        layout: ParameterLayout,
+        rows: int,
+        metrics: Sequence[str],
+        hear: Hear,
+    ) -> Combined:
+        """What some clients' updates come to, as a rule that is a sum combines them.
+
+        Args:
+            requests: Client id -> request to train, or to send what was trained.
+            rule: The rule.
+            state: What they start from, and have or are sent.
+            layout: Where the parts of a model are.
+            rows: Of all clients.
+            metrics: Names of what they tell beside.
+            hear: Called with the replies of each step.
+
+        Raises:
+            FederationError: Too few are left.
+        """
+        parts = next(iter(requests.values())).meta["send"]
+        places = places_of(layout, parts)
+        vector = state.vector.cpu().numpy()
+        start, sizes = [np.concatenate([vector[p] for p in places])], tensor_sizes(layout, places)
+        which = "all" if parts is None else ",".join(parts)
+        exponents = self._exponents.get(which) or self._first_exponents(len(sizes), rule)
+        if rule.control_variates:
+            start.append(state.slots["control"].cpu().numpy())
+            sizes *= 2
+        content = UpdateVector(
+            tuple(sizes), tuple(exponents), tuple(metrics), len(requests), self.bits
+        )
+        told = {**content.to_dict(), "rows": None if rule.uniform_weights else rows}
+        asked = _with_meta(requests, {"secure": told})
+        one = next(iter(asked.values()))
+        digest = purpose(self._agreed, one.kind, one.round, one.meta, start)
+        sum = self._next(requests, digest, length=content.length, bits=self.bits)
+        summed = self._total(sum, asked, hear)
+        mean = content.decode(summed.total)
+        self._exponents[which] = content.quantiser.next_exponents(mean.change, mean.clipped)
+        if mean.clipped.any():
+            log.warning("%d numbers of the clients' updates were clipped", mean.clipped.sum())
+        combined = moved(state.vector, mean.change, layout, parts)
+        return Combined(combined, summed.survivors, summed.failed, mean.metrics)
+
+    @property
+    def bits(self) -> int:
+        """Of a number of an update on its way."""
+        return 24 if self.plan.scheme == "paillier" else self.plan.secure_aggregation_bits
+
+    def _next(
+        self,
+        cohort: Iterable[str],
+        digest: bytes,
+        *,
+        length: int,
+        bits: int,
+        complete: bool = False,
+    ) -> Sum:
+        """The next sum of the session."""
+        names = tuple(sorted(cohort))
+        keys = tuple(self._keys[name] for name in names)
+        number, self._number = self._number, self._number + 1
+        return Sum(self.session, number, digest, names, keys, length, bits, complete)
+
+    def _total(self, sum: Sum, asked: Mapping[str, Request], hear: Hear) -> _Summed:
+        assert self._side is not None
+        return self._play(sum, self._side.collector(sum), asked, hear)
+
+    def _play(
+        self,
+        sum: Sum,
+        collector: Collector,
+        asked: Mapping[str, Request | None],
+        hear: Hear,
+    ) -> _Summed:
+        """All steps of a sum.
+
+        Raises:
+            FederationError: Too few clients are left.
+        """
+        failed: dict[str, str] = {}
+        uploaded: list[Reply] = []
+        step = 0
+        while messages := collector.messages():
+            expects = {"message": ("uint8", collector.reply_length())}
+            requests = _requests(sum, step, messages, asked, expects)
+            replies = self.clients.exchange(requests)
+            hear([reply for reply in replies if not reply.meta.get("lost")])
+            failed |= {reply.client_id: reply.error for reply in replies if reply.error}
+            there = [reply for reply in replies if not reply.error]
+            if step == self._upload:
+                uploaded = there
+            try:
+                collector.take({each.client_id: each.arrays["message"].tobytes() for each in there})
+            except FederationError as error:
+                reasons = "; ".join(
+                    f"'{client}': {why}"
+                    for client, why in (failed | dict(collector.failed)).items()
+                )
+                got = "; ".join(part for part in (error.got, reasons) if part)
+                raise _TooFewError(error.what, got=got or None, do=error.do) from error
+            step += 1
+        failed |= dict(collector.failed)
+        survivors = tuple(collector.survivors)
+        return _Summed(
+            collector.total(),
+            survivors,
+            {client: why for client, why in failed.items() if client not in survivors},
+            tuple(reply for reply in uploaded if reply.client_id in survivors),
+        )
+
+    @property
+    def _upload(self) -> int:
+        return scheme(str(self.plan.scheme)).UPLOAD
+
+    def _first_exponents(self, tensors: int, rule: Aggregator) -> list[int]:
+        """Clips of the first round."""
+        found = first_exponents(self.bits, self._learning_rate, self._most_steps, tensors)
+        return [*found, *[GRADIENTS] * tensors] if rule.control_variates else found
+
+    @property
+    def _learning_rate(self) -> float:
+        """The largest that the plan names."""
+        config = self.plan.model_config
+        named = [v for k, v in config.items() if k.endswith(("lr", "learning_rate"))]
+        return max([float(rate) for rate in named], default=USUAL_RATE)
+
+    @property
+    def _most_steps(self) -> int:
+        """More steps than any client makes in a round."""
+        batch = int(self.plan.model_config.get("batch_size", FULL_BATCH))
+        return self.plan.epochs_per_round * max(2 * self.rows // batch, 1)
+
+    # --- a run that goes on ---
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: nothing of it is secret."""
+        return {
+            "session": self.session,
+            "number": self._number,
+            "exponents": {parts: list(each) for parts, each in self._exponents.items()},
+        }
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Go on from `to_dict`, before `begin`.
+
+        Raises:
+            ModelFileError: It is damaged.
+        """
+        try:
+            self.session, self._number = str(values["session"]), int(values["number"])
+            self._exponents = {
+                str(parts): [int(e) for e in each] for parts, each in values["exponents"].items()
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelFileError("what the checkpoint says of secure sums is damaged") from error
+
+
+class _TooFewError(FederationError):
+    """Too few clients are left in a sum."""
+
+
+def _requests(
+    sum: Sum,
+    step: int,
+    messages: Mapping[str, bytes],
+    asked: Mapping[str, Request | None],
+    expects: Mapping[str, tuple[str, int]],
+) -> dict[str, Request]:
+    """The requests of a step; one object for all who are sent the same, for it may be large."""
+    made: dict[tuple[int, bytes], Request] = {}
+    requests = {}
+    for client, message in messages.items():
+        inner = asked[client]
+        same = (id(inner), message)
+        if same not in made:
+            meta: dict[str, Any] = {"number": sum.number, "step": step}
+            arrays: dict[str, npt.NDArray[Any]] = {}
+            if step == 0:
+                meta |= {"cohort": list(sum.cohort), "length": sum.length, "bits": sum.bits}
+                if inner is not None:
+                    meta["inner"] = {
+                        "kind": inner.kind,
+                        "round": inner.round,
+                        "meta": dict(inner.meta),
+                    }
+                    arrays |= inner.arrays
+            arrays["message"] = np.frombuffer(message, dtype=np.uint8)
+            round = 0 if inner is None else inner.round
+            made[same] = Request("sum", round, meta, arrays, expects)
+        requests[client] = made[same]
+    return requests
+
+
+def _with_meta(requests: Mapping[str, Request], more: Mapping[str, Any]) -> dict[str, Request]:
+    """Requests that say more; still one object for all who are sent the same."""
+    changed: dict[int, Request] = {}
+    for request in requests.values():
+        if id(request) not in changed:
+            changed[id(request)] = replace(request, meta={**request.meta, **more}, expects={})
+    return {client: changed[id(request)] for client, request in requests.items()}
