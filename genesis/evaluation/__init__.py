@@ -13,7 +13,7 @@ they measure, one file a kind of score:
     attributes, singling_out, linkability
                           what synthetic rows tell about a person
     one_run               a lower bound on the ε of a training method
-    mechanism             does a private step do what its ε was computed for?
+    mechanism/            does a private step do what its ε was computed for?
     verdict               what all that lets one say
 
 What they are made of:

@@ -77,7 +77,7 @@ class FederatedClient:
         schema: Kinds and types of the columns; inferred if None.
         device: "auto", "cpu" or "cuda".
         secure_aggregation: Whether this client insists that the server learns sums alone: True for
-            any scheme, or the name of one. False takes part in both kinds of runs.
+            any scheme, or the name of one. A client with a roster insists on some.
         identity: File with this client's key, see `secagg.identity`; a new key if None.
         roster: File with the keys of all clients, which secure aggregation needs.
         trust_on_first_use: Believe the server about keys that the roster does not have, and write
@@ -145,13 +145,14 @@ class FederatedClient:
         self._schema, self.device = schema, resolve_device(device)
         if isinstance(secure_aggregation, str):
             scheme(secure_aggregation)
-        self._secure = secure_aggregation
         self._identity = Identity.generate() if identity is None else Identity.load(identity)
         self._trust = own_trust(
             self.client_id, self._identity.public, roster, first_use=trust_on_first_use
         )
         if secure_aggregation and self._trust is None:
             Trust()  # says what is missing
+        # Who gives a roster counts on the sums being secure.
+        self._secure = secure_aggregation or self._trust is not None
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
         self.history: list[dict[str, float]] = []
         self._on_train_complete: list[Callable[..., object]] = []

@@ -17,36 +17,37 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from genesis.encoding.encoder import Encoder
 from genesis.errors import FederationError, TrainingError
-from genesis.federated.aggregation import State, aggregate
+from genesis.federated.aggregation import State
 from genesis.federated.agreement import agree_on_schema, ask_labels, fit_encoder
 from genesis.federated.callbacks import Callback, RoundReport
 from genesis.federated.checkpoint import Checkpoint
 from genesis.federated.clients import Clients, read, whole
-from genesis.federated.messages import Reply, Request, Update
+from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import folder_of_round
 from genesis.federated.plan import Plan
 from genesis.federated.promise import RunPromise
-from genesis.federated.secure_sums import Combined, Hear, SecureSums
+from genesis.federated.secure_sums import SecureSums
+from genesis.federated.seen_updates import SeenUpdates
 from genesis.federated.transport import Transport
-from genesis.federated.updates import expected, mean_metrics, part_of, read_updates
+from genesis.federated.updates import Combined, Hear, expected, part_of
 from genesis.models import create_model, model_class
 from genesis.models.parameters import ParameterLayout
 from genesis.schema import Schema
 from genesis.seeding import Stream, generator
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 __all__ = ["Federation"]
 
 log = logging.getLogger(__name__)
-
-Played: TypeAlias = tuple[list[str], dict[str, str], dict[str, float]]
-"""Of a round: who finished it, who failed and why, and the means of what they measured."""
 
 
 @dataclass
@@ -73,6 +74,7 @@ class Federation:
     phase: str = field(default="waiting", init=False)
     promise: RunPromise = field(init=False)
     _clients: Clients | None = field(default=None, init=False)
+    _seen: SeenUpdates = field(init=False)
     _sums: SecureSums | None = field(default=None, init=False)
     _last_cohort: frozenset[str] = field(default=frozenset(), init=False)
     _used: frozenset[str] = field(default=frozenset(), init=False)
@@ -243,6 +245,7 @@ class Federation:
             frequencies=self.encoder.frequencies,
         )
         self._layout = model.parameters
+        self._seen = SeenUpdates(self.clients, self.promise, self.rows, len(self.encoder.encodings))
         rule = self.plan.aggregator()
         self.state = rule.initial(model.get_vector())
         self.promise.begin_rounds(
@@ -261,6 +264,8 @@ class Federation:
         request = Request("prepare", meta=meta, setup=True)
         if self._sums is not None:
             self._sums.note(request)
+            if not self.promise.is_private:  # else what clients measure stays with them
+                self._sums.measured = (*model_class(self.plan.method).losses, "update_norm")
         replies = self.clients.require(request, "encode its rows", numbered=True, missing_ok=known)
         self.promise.hear(replies)
         for reply in replies:
@@ -289,50 +294,47 @@ class Federation:
         started = time.perf_counter()
         cohort = self._cohort(round)
         requests = self._training_requests(round, cohort)
-        if self._sums is None or self.plan.synchronized(round) == ():
-            survivors, failed, metrics = self._see(round, requests)
-        else:
-            survivors, failed, metrics = self._sum(self._sums, round, requests)
-        for client, reason in failed.items():
+        what = f"finished round {round + 1}"
+        combined = self._combine(requests, what, partial(self._hear, round))
+        for client, reason in combined.failed.items():
             log.warning("round %d: client '%s' failed: %s", round + 1, client, reason)
-        dropped = tuple(sorted(set(cohort) - set(survivors) - set(failed)))
+        dropped = tuple(sorted(set(cohort) - set(combined.survivors) - set(combined.failed)))
         if dropped:
             log.warning("round %d: no answer from %s", round + 1, ", ".join(dropped))
-        self._last_cohort = frozenset(survivors)
+        if combined.vector is not None:
+            self._step(combined.vector, len(combined.survivors))
+        self._last_cohort = frozenset(combined.survivors)
         self._used = (self._used - frozenset(cohort)) | self._last_cohort
         return RoundReport(
             round=round,
             n_rounds=self.plan.n_rounds,
-            metrics=metrics,
-            clients=tuple(survivors),
-            failed={client: str(reason) for client, reason in failed.items()},
+            metrics=combined.metrics,
+            clients=combined.survivors,
+            failed=combined.failed,
             dropped=dropped,
             seconds=time.perf_counter() - started,
         )
 
-    def _see(self, round: int, requests: Mapping[str, Request]) -> Played:
-        """A round in which the server sees every client's update."""
-        replies = self.clients.exchange(requests) if requests else []
-        self._hear(round, replies)
-        failed = {reply.client_id: reply.error for reply in replies if reply.error}
-        send = self.plan.synchronized(round)
-        updates = self._updates(replies, send, failed)
-        survivors = [update.client_id for update in updates]
-        if requests and not self.promise.hides_clients:  # whose rounds look alike, whoever came
-            self.clients.enough(survivors, f"finished round {round + 1}", failed)
-        if send != ():
-            self._step(updates)
-        return survivors, failed, mean_metrics(updates, self.plan.aggregator().measures)
+    def _combine(self, requests: Mapping[str, Request], what: str, hear: Hear) -> Combined:
+        """What the updates come to that some clients are asked for.
 
-    def _sum(self, sums: SecureSums, round: int, requests: Mapping[str, Request]) -> Played:
-        """A round in which the server sees the sum of the updates alone."""
-        measured = (*model_class(self.plan.method).losses, "update_norm")
-        mean = self._combined(
-            sums, requests, () if self.promise.is_private else measured, partial(self._hear, round)
+        Raises:
+            FederationError: Fewer clients than a round needs did what was asked.
+        """
+        assert self.state is not None
+        assert self._layout is not None
+        sends = any(request.meta["send"] != [] for request in requests.values())
+        gatherer = self._sums if self._sums is not None and sends else self._seen
+        combined = gatherer.updates(
+            requests,
+            rule=self.plan.aggregator(),
+            state=self.state,
+            layout=self._layout,
+            hear=hear,
         )
-        self.clients.enough(mean.survivors, f"finished round {round + 1}", mean.failed)
-        self._take(mean)
-        return list(mean.survivors), mean.failed, mean.metrics
+        if requests and not self.promise.hides_clients:  # whose rounds look alike, whoever came
+            self.clients.enough(combined.survivors, what, combined.failed)
+        return combined
 
     def _hear(self, round: int, replies: Sequence[Reply]) -> None:
         """What replies tell of promises, and of training that went wrong."""
@@ -340,74 +342,17 @@ class Federation:
         if not self.promise.hides_clients:  # else a single one would decide whether the run goes on
             _raise_divergence(round, replies)
 
-    def _combined(
-        self,
-        sums: SecureSums,
-        requests: Mapping[str, Request],
-        measured: tuple[str, ...],
-        hear: Hear,
-    ) -> Combined:
-        """What the updates that some clients are asked for add up to."""
-        assert self.state is not None
-        assert self._layout is not None
-        assert self.encoder is not None
-        return sums.updates(
-            requests,
-            rule=self.plan.aggregator(),
-            state=self.state,
-            layout=self._layout,
-            rows=self.encoder.rows,
-            metrics=measured,
-            hear=hear,
-        )
-
-    def _take(self, mean: Combined) -> None:
-        """One step of the rule, to what a sum of updates comes to."""
-        assert self.state is not None
-        participation = len(mean.survivors) / len(self.clients)
-        self._become(self.plan.aggregator().step(self.state, mean.vector, participation))
-
-    def _updates(
-        self, replies: Sequence[Reply], parts: tuple[str, ...] | None, failed: dict[str, str]
-    ) -> list[Update]:
-        """The replies without an error as updates; see `read_updates`."""
-        assert self.state is not None
-        assert self.encoder is not None
-        assert self._layout is not None
-        columns = range(len(self.encoder.encodings))
-        return read_updates(
-            [reply for reply in replies if not reply.error],
-            failed,
-            vector=self.state.vector.cpu().numpy(),
-            layout=self._layout,
-            parts=parts,
-            copies=self._copies,
-            rows=self.rows,
-            measured=[
-                f"{measure}.{column}"
-                for measure in self.plan.aggregator().measures
-                for column in columns
-            ],
-        )
-
-    def _step(self, updates: Sequence[Update]) -> None:
-        """One step of the rule, on the updates of some of the clients.
+    def _step(self, combined: Tensor, clients: int) -> None:
+        """One step of the rule, to what the updates of so many clients come to.
 
         Raises:
             TrainingError: They add up to what is not finite; the state stays as it was.
         """
         assert self.state is not None
-        rule = self.plan.aggregator()
+        participation = clients / len(self.clients)
         if self.promise.hides_clients:
-            combined = self.promise.combine(self.state.vector, updates)
-            state = rule.step(self.state, combined, self.plan.client_fraction)
-        else:
-            participation = len(updates) / len(self.clients)
-            state = aggregate(rule, self.state, updates, participation)
-        self._become(state)
-
-    def _become(self, state: State) -> None:
-        """The next state, if it is one."""
+            participation = self.plan.client_fraction
+        state = self.plan.aggregator().step(self.state, combined, participation)
         if not np.isfinite(state.vector.cpu().numpy()).all():
             raise TrainingError(
                 "the clients' updates add up to parameters that are not finite",
@@ -433,18 +378,10 @@ class Federation:
         assert self._layout is not None
         expects = expected(self._layout, rest, self._copies)
         request = Request("collect", meta=meta, expects=expects)
-        if self._sums is not None:
-            asked = dict.fromkeys(sorted(self._last_cohort), request)
-            mean = self._combined(self._sums, asked, (), self.promise.hear)
-            self.clients.enough(mean.survivors, "sent what they trained", mean.failed)
-            self._take(mean)
-            return
-        replies = self.clients.ask(request, sorted(self._last_cohort))
-        failed = {reply.client_id: reply.error for reply in replies if reply.error}
-        updates = self._updates(replies, rest, failed)
-        survivors = [update.client_id for update in updates]
-        self.clients.enough(survivors, "sent what they trained", failed)
-        self._step(updates)
+        requests = dict.fromkeys(sorted(self._last_cohort), request)
+        combined = self._combine(requests, "sent what they trained", self.promise.hear)
+        if combined.vector is not None:
+            self._step(combined.vector, len(combined.survivors))
 
     def _cohort(self, round: int) -> list[str]:
         """The clients of a round: all of them, or a random share of those who are there."""

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from genesis.errors import FederationError, ModelFileError
 from genesis.federated.aggregation import Aggregator, State
@@ -28,14 +27,13 @@ from genesis.federated.secagg.identity import read_key
 from genesis.federated.secagg.purpose import Agreed, purpose
 from genesis.federated.secagg.quantise import first_exponents
 from genesis.federated.secagg.vectors import UpdateVector, read_counts
+from genesis.federated.updates import Combined, Hear
 from genesis.federated.vectors import moved, places_of, tensor_sizes
 from genesis.models.parameters import ParameterLayout
 
-__all__ = ["Combined", "Hear", "SecureSums"]
+__all__ = ["SecureSums"]
 
 log = logging.getLogger(__name__)
-
-Hear = Callable[[Sequence[Reply]], None]
 
 ATTEMPTS = 3  # at statistics, which need everybody, when a client was away
 GRADIENTS = 7  # first exponent of what control variates are clipped to: those of tvae reach 84
@@ -59,23 +57,6 @@ class _Summed:
     replies: tuple[Reply, ...]
 
 
-@dataclass(frozen=True)
-class Combined:
-    """What a sum of updates comes to.
-
-    Args:
-        vector: (P,) or, with control variates, (2P,): what `Aggregator.combine` would return.
-        survivors: Clients whose updates are in it, sorted.
-        failed: Client id -> why.
-        metrics: Means of what they measured.
-    """
-
-    vector: Tensor
-    survivors: tuple[str, ...]
-    failed: dict[str, str]
-    metrics: dict[str, float]
-
-
 @dataclass
 class SecureSums:
     """Sums over the clients of a run, of which the server sees the results alone.
@@ -91,6 +72,7 @@ class SecureSums:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     rows: int = field(default=0, init=False)  # of all clients, once they are known
+    measured: tuple[str, ...] = field(default=(), init=False)  # names of what they may tell beside
     session: str = field(default_factory=lambda: secrets.token_hex(16), init=False)
     _number: int = field(default=0, init=False)
     _keys: dict[str, bytes] = field(default_factory=dict, init=False)
@@ -167,8 +149,6 @@ class SecureSums:
         rule: Aggregator,
         state: State,
         layout: ParameterLayout,
-        rows: int,
-        metrics: Sequence[str],
         hear: Hear,
     ) -> Combined:
         """What some clients' updates come to, as a rule that is a sum combines them.
@@ -178,14 +158,13 @@ class SecureSums:
             rule: The rule.
             state: What they start from, and have or are sent.
             layout: Where the parts of a model are.
-            rows: Of all clients.
-            metrics: Names of what they tell beside.
             hear: Called with the replies of each step.
 
         Raises:
             FederationError: Too few are left.
         """
-        parts = next(iter(requests.values())).meta["send"]
+        one = next(iter(requests.values()))
+        parts = one.meta["send"]
         places = places_of(layout, parts)
         vector = state.vector.cpu().numpy()
         start, sizes = [np.concatenate([vector[p] for p in places])], tensor_sizes(layout, places)
@@ -194,10 +173,9 @@ class SecureSums:
         if rule.control_variates:
             start.append(state.slots["control"].cpu().numpy())
             sizes *= 2
-        content = UpdateVector(
-            tuple(sizes), tuple(exponents), tuple(metrics), len(requests), self.bits
-        )
-        told = {**content.to_dict(), "rows": None if rule.uniform_weights else rows}
+        metrics = self.measured if one.kind == "train" else ()
+        content = UpdateVector(tuple(sizes), tuple(exponents), metrics, len(requests), self.bits)
+        told = {**content.to_dict(), "rows": None if rule.uniform_weights else self.rows}
         asked = _with_meta(requests, {"secure": told})
         one = next(iter(asked.values()))
         digest = purpose(self._agreed, one.kind, one.round, one.meta, start)

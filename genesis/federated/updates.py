@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +16,37 @@ from genesis.federated.messages import Reply, Update, check_arrays
 from genesis.federated.vectors import places_of
 from genesis.models.parameters import ParameterLayout
 
-__all__ = ["expected", "mean_metrics", "part_of", "read_updates"]
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Combined", "Hear", "expected", "mean_metrics", "part_of", "read_updates"]
 
 Vector = npt.NDArray[np.float32]
 
 LONGEST_NAME = 100  # letters of a metric's name
 LARGEST_METRIC = 1e100
+
+
+Hear: TypeAlias = Callable[[Sequence[Reply]], None]
+"""What is done with replies as they come, before anything is made of them."""
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What the updates of a round come to.
+
+    Args:
+        vector: (P,) or, with control variates, (2P,): what `Aggregator.combine` returns. None if
+            nothing was sent.
+        survivors: Clients whose updates are in it, sorted.
+        failed: Client id -> why, of those who said so or answered nonsense.
+        metrics: Means of what they measured.
+    """
+
+    vector: Tensor | None
+    survivors: tuple[str, ...]
+    failed: dict[str, str]
+    metrics: dict[str, float]
 
 
 def part_of(

@@ -347,8 +347,7 @@ def _skellam_sum(event: SkellamSum) -> Any:
 
 def _whole_orders() -> list[int]:
     """Whole orders, about as dense in the range that matters for ε between 0.01 and 100."""
-    above = {round(64 * 1.03**i) for i in range(211)}  # up to about 32,000
-    return [*range(2, 64), *sorted(above)]
+    return [*range(2, 64), *(round(64 * 1.1**i) for i in range(52))]  # up to about 8,000
 
 
 def _orders() -> list[float]:

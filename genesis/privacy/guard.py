@@ -476,9 +476,7 @@ class Guard:
             self._schema, self._labels = values["schema"], values["labels"]
             self._released, self.rows = int(values["released"]), values["rows"]
             self.last, self.run = values["last"], str(values["run"])
-            # Kept since clients can add noise together.
-            self._rows_share = values.get("rows_share")
-            self._cohort = OneCohort(values.get("cohort"))
+            self._rows_share, self._cohort = values["rows_share"], OneCohort(values["cohort"])
             unsent = None if values["unsent"] is None else event_from_dict(values["unsent"])
         except (KeyError, TypeError, ValueError) as error:
             raise PrivacyError("what was kept of a promise of privacy is damaged") from error

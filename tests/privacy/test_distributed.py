@@ -11,6 +11,7 @@ import json
 import math
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from scipy.special import ive, ndtr
 
 from genesis import Classifier, Schema, Synthesizer
 from genesis.errors import PlanError, PrivacyError
-from genesis.privacy import client_guard, distributed, guard
+from genesis.privacy import distributed, guard
 from genesis.privacy import noise as noises
 from genesis.privacy.accounting import epsilon, epsilon_prv, epsilon_rdp
 from genesis.privacy.budget import Privacy
@@ -36,9 +37,8 @@ from genesis.privacy.client_level import (
     Rounds,
     noise_to_signal,
     planned_counts,
-    skellam_share,
 )
-from genesis.privacy.distributed import NoisySum, OneCohort, rounded, shared_counts
+from genesis.privacy.distributed import NoisySum, rounded, shared_counts
 from genesis.privacy.events import (
     Gaussian,
     SampledGaussian,
@@ -53,8 +53,8 @@ from genesis.privacy.guard import Guard, Statistics
 from genesis.privacy.ledger import Ledger
 from genesis.privacy.noise import Noise, repeatable_noise
 from genesis.privacy.plan import PlannedRun, plan
-from genesis.privacy.report import client_report, in_words, record_report, recomputed
-from genesis.statistics import PooledStatistics, Question, ShardStatistics
+from genesis.privacy.report import client_report, in_words, recomputed, record_report
+from genesis.statistics import DISCRETE, PooledStatistics, Question, ShardStatistics
 
 Patch = pytest.MonkeyPatch
 
@@ -71,7 +71,14 @@ TABLE = pd.DataFrame(
 )
 SCHEMA = Schema.infer(TABLE, []).without_values()
 SHARD = ShardStatistics(SCHEMA, TABLE)
-STATED = Schema.infer(TABLE, [])
+STATED = Schema(
+    tuple(
+        replace(column, categories=tuple(sorted(TABLE[column.name].unique())))
+        if column.kind in DISCRETE
+        else column
+        for column in Schema.infer(TABLE, [])
+    )
+)
 STATED_SHARD = ShardStatistics(STATED, TABLE)
 TOWN = [Question("town", labels=("a", "b"))]
 ALPHA = 1e-7  # chance that a test of right noise fails
@@ -197,7 +204,9 @@ def test_releases_of_all_kinds_add_up() -> None:
         epsilon_prv(MIXED[:1], 1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"l1": 0.5}, {"l2": 0.0}, {"noise_multiplier": -1}, {"count": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"l1": 0.5}, {"l2": 0.0}, {"noise_multiplier": -1}, {"count": 0}]
+)
 def test_an_event_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     event = SkellamSum(3.0, 10.0, 20.0, 4, "rounds")
     assert event_from_dict(json.loads(json.dumps(event_to_dict(event)))) == event
@@ -220,8 +229,7 @@ def noise_is_enough() -> None:
         planned = (event.noise_multiplier * event.l2) ** 2
         noise, nothing = Noise(), np.zeros(found.parameters)
         total = sum(
-            found.encode(nothing, noise).view(np.int32).astype(np.int64)
-            for _ in range(honest)
+            found.encode(nothing, noise).view(np.int32).astype(np.int64) for _ in range(honest)
         )
         assert isinstance(total, np.ndarray)
         assert is_variance(total, planned)
@@ -295,7 +303,7 @@ CHECKS: list[Check] = [
 
 def shares_for_all_clients(patch: Patch) -> None:
     """As if nobody colluded, and nobody dropped out."""
-    patch.setattr(Privacy, "honest", lambda self, clients, present=None: clients)
+    patch.setattr(Privacy, "honest", lambda _, clients, *__: clients)
 
 
 def deviation_instead_of_variance(patch: Patch) -> None:
@@ -306,12 +314,14 @@ def deviation_instead_of_variance(patch: Patch) -> None:
 
 def sized_for_survivors(patch: Patch) -> None:
     patch.setattr(
-        Privacy, "honest", lambda self, clients, present=None: clients if present is None else present
+        Privacy,
+        "honest",
+        lambda _, *given: given[-1],
     )
 
 
 def not_clipped(patch: Patch) -> None:
-    patch.setattr(distributed, "rounded", lambda x, c, s, noise: rounded(x, math.inf, s, noise))
+    patch.setattr(distributed, "rounded", lambda x, _, s, noise: rounded(x, 1e300, s, noise))
 
 
 def rounded_by_normal_noise(patch: Patch) -> None:
@@ -323,7 +333,10 @@ def rounded_by_normal_noise(patch: Patch) -> None:
 
 
 def seeded(patch: Patch) -> None:
-    patch.setattr(Noise, "__init__", lambda self: vars(self).update(vars(repeatable_noise(0))))
+    def init(self: Noise) -> None:
+        self._entropy, self._uniform = np.random.default_rng(0).bytes, np.empty(0, np.float32)
+
+    patch.setattr(Noise, "__init__", init)
 
 
 def no_room_for_noise(patch: Patch) -> None:
@@ -381,3 +394,427 @@ def test_rounding_is_right_on_average() -> None:
     assert stats.binomtest(int(whole.sum()), len(whole), 0.3).pvalue > ALPHA
     whole = rounded(np.full(400_000, -0.3), 1e9, 1.0, Noise())
     assert stats.binomtest(int(-whole.sum()), len(whole), 0.3).pvalue > ALPHA
+
+
+# --- a run's changes ---
+
+
+@pytest.mark.parametrize(
+    ("clients", "parameters", "n_rounds"),
+    [(3, 1_000_000, 100), (10, 1_000_000, 1), (1000, 50_000, 300), (100_000, 10, 20), (50, 1, 5)],
+)
+def test_all_rounds_stay_within_the_promise(clients: int, parameters: int, n_rounds: int) -> None:
+    spent = (shared_counts(STATED, CLIENTS),)
+    choices = {"clients": clients, "parameters": parameters, "n_rounds": n_rounds}
+    threshold = max(2 * clients // 3 + 1, 3)
+    found = NoisySum.planned(spent, CLIENTS, threshold=threshold, **choices)
+    assert 0.99 * 4.0 < epsilon([*spent, found.event(n_rounds)], 1e-5) <= 4.0
+    assert epsilon([*spent, found.event(n_rounds + max(n_rounds // 20, 1))], 1e-5) > 4.0
+    assert math.log2(found.amplitude).is_integer()
+    assert found == NoisySum.planned(spent, CLIENTS, threshold=threshold, **choices)
+    # What all of them draw is at most about √3 times what is needed, and not less.
+    assert 1 <= found.most_noise / found.noise_multiplier < 1.8
+
+
+def test_where_there_is_no_room_it_is_said() -> None:
+    with pytest.raises(PlanError, match="no room for the noise"):
+        noisy_sum(clients=2 * 10**9, threshold=2 * 10**9)
+    with pytest.raises(PlanError, match=r"all of them might tell .*got 3 of 7 clients, 3 of them"):
+        NoisySum.planned(
+            (),
+            Privacy(4.0, unit="client", trust="distributed", colluding=3),
+            clients=7,
+            threshold=3,
+            parameters=9,
+            n_rounds=1,
+        )
+    with pytest.raises(PrivacyError, match="another size"):
+        noisy_sum().encode(np.zeros(999), Noise())
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(3, 9), st.integers(0, 2**32 - 1), st.integers(1, 30))
+def test_the_ring_gives_the_mean_of_what_was_clipped(n: int, seed: int, parameters: int) -> None:
+    found = noisy_sum(clients=n, threshold=max(2 * n // 3 + 1, 3), parameters=parameters)
+    rng = np.random.default_rng(seed)
+    changes = [rng.normal(0, 0.1, parameters).astype(np.float32) for _ in range(n)]
+    total, noise = np.zeros(parameters, dtype=np.uint32), repeatable_noise(seed)
+    for change in changes:
+        total += found.encode(change, noise)
+    clipped = [c * min(1.0, 0.5 / np.linalg.norm(c)) for c in changes]
+    wrong = found.decode(total.view(np.int32).astype(np.int64)) - np.mean(clipped, axis=0)
+    assert np.abs(wrong).max() < 8 * found.most_noise * found.max_norm / n
+
+
+def test_what_an_attacker_finds_is_less_than_was_promised() -> None:
+    """One client's largest change, against zeros, behind the shares of the honest ones alone."""
+    found, n = noisy_sum(parameters=1, n_rounds=1), 100_000
+    event, noise = found.event(), Noise()
+    drawn = [
+        sum(noise.skellam(n, found.share_variance) for _ in range(found.honest)) for _ in range(2)
+    ]
+    change = rounded(np.array([0.5]), found.max_norm, found.scale, noise)
+    without, with_it = drawn[0], drawn[1] + change
+    promised, delta = epsilon([event], 1e-5), 1e-5
+    best = 0.0
+    for bound in np.quantile(with_it, [0.5, 0.8, 0.9, 0.95, 0.99]):
+        hits, false = int((with_it > bound).sum()), int((without > bound).sum())
+        low = stats.binomtest(hits, n).proportion_ci(0.9999).low
+        high = stats.binomtest(false, n).proportion_ci(0.9999).high
+        best = max(best, math.log(max(low - delta, 1e-9) / high))
+    assert 0.3 * promised < best <= promised
+
+
+# --- records ---
+
+
+def begun(promise: Privacy = RECORDS, **choices: Any) -> Guard:
+    found = Guard(promise, **choices)
+    found.begin(SCHEMA)
+    return found
+
+
+def test_shares_do_not_leave_but_for_a_sum() -> None:
+    found = begun()
+    for ask in (
+        lambda: found.answer(SHARD, TOWN),
+        lambda: found.rows_in(600, None),
+        lambda: found.deviation_in(None),
+    ):
+        with pytest.raises(PrivacyError, match="hides nothing outside of a sum"):
+            ask()
+    assert found.ledger.events == ()
+
+
+def test_a_sum_of_shares_is_as_noisy_as_one_client_would_be() -> None:
+    drawn: list[Any] = []
+    question = [Question("town", labels=tuple(f"none {i}" for i in range(4000)))]
+    for _ in range(5):  # 7 without those who collude
+        found = begun()
+        drawn.append(found.answer(SHARD, question, cohort=COHORT))
+    assert is_variance(np.asarray(sum(drawn)), found.deviation**2)
+    assert is_variance(drawn[0], found.deviation_in(COHORT) ** 2)
+    # Local noise is whole, wherever it goes.
+    local = begun(Privacy(2.0))
+    assert local.deviation_in(COHORT) == local.deviation_in(None) == local.deviation
+    assert is_variance(local.answer(SHARD, question, cohort=COHORT), local.deviation**2)
+
+
+def test_the_ledger_tells_of_the_sum() -> None:
+    found = begun()
+    found.answer(SHARD, TOWN, cohort=COHORT)
+    counts, names = found.ledger.events
+    assert isinstance(counts, Skellam)
+    assert isinstance(names, Threshold)
+    assert counts.deviation == found.deviation
+    assert names == Statistics.planned(SCHEMA, Privacy(2.0)).events[1]
+    assert counts.count == times(Statistics.planned(SCHEMA, Privacy(2.0)).events[0]) + 1
+
+
+def test_what_a_client_does_by_itself_has_all_of_the_noise(monkeypatch: Patch) -> None:
+    used: list[float] = []
+
+    def spy(counts: Any, deviation: float, _: Noise) -> Any:
+        used.append(deviation)
+        return counts
+
+    monkeypatch.setattr(guard, "noisy_counts", spy)
+    found = begun()
+    assert found.labels(SHARD)["rare"] == ["x"]
+    assert found.count_rows(600) == 600
+    assert found.rows_in(600, COHORT) == 600
+    assert found.rows_in(7, COHORT) == 600  # what it said
+    assert used == [found.deviation, found.deviation_in(COHORT)]
+    assert begun(Privacy(2.0)).rows_in(600, None) == 600
+
+
+def test_other_clients_are_other_sums_and_refused() -> None:
+    found = begun()
+    found.answer(SHARD, TOWN, cohort=COHORT)
+    for other in (COHORT[:-1], [*COHORT[:-1], "another"], [*COHORT, "one more"]):
+        with pytest.raises(PrivacyError, match="summed over other clients before"):
+            found.answer(SHARD, TOWN, cohort=other)
+    found.answer(SHARD, TOWN, cohort=COHORT[::-1])
+    again = Guard(RECORDS)
+    again.restore(json.loads(json.dumps(found.to_dict())))
+    with pytest.raises(PrivacyError, match="summed over other clients before"):
+        again.answer(SHARD, TOWN, cohort=COHORT[:-1])
+    again.answer(SHARD, TOWN, cohort=COHORT)
+
+
+def test_a_whole_run_pays_for_all_statistics() -> None:
+    found, private = begun(), PooledStatistics(SCHEMA, [begun().labels(SHARD)], private=True)
+    while questions := private.questions():
+        counts = found.answer(SHARD, questions, cohort=COHORT)
+        ends = np.cumsum([question.size for question in questions])[:-1]
+        private.take(np.split(counts, ends), found.deviation, found.rows_in(600, COHORT))
+    found.count_rows(600)
+    found.plan_training(batch_size=50, epochs=2)
+    found.steps(2)
+    assert 1.8 < found.ledger.epsilon(RECORDS.delta) <= 2.0
+
+
+# --- whole clients ---
+
+
+def hidden(**choices: Any) -> ClientGuard:
+    found = ClientGuard(CLIENTS, **choices)
+    found.begin(STATED)
+    return found
+
+
+def ready(n_rounds: int = 3, **choices: Any) -> ClientGuard:
+    found = hidden(**choices)
+    found.answer(STATED_SHARD, TOWN, rows=600, cohort=COHORT)
+    found.plan_rounds(50, clients=7, threshold=5, n_rounds=n_rounds)
+    return found
+
+
+def test_counts_of_a_client_are_those_of_one() -> None:
+    question = [Question("town", labels=("a", *(f"none {i}" for i in range(4000))))]
+    drawn = [hidden().answer(STATED_SHARD, question, rows=600, cohort=COHORT) for _ in range(5)]
+    found = hidden()
+    found.answer(STATED_SHARD, question, rows=600, cohort=COHORT)
+    (event,) = found.ledger.events
+    assert isinstance(event, SkellamSum)
+    assert event == shared_counts(STATED, CLIENTS)
+    assert (event.l1, event.l2) == (WEIGHT, WEIGHT)
+    total = np.asarray(sum(drawn))[1:]
+    assert is_variance(total, (event.noise_multiplier * WEIGHT) ** 2)
+    assert is_variance(drawn[0][1:], found.deviation_in(COHORT) ** 2)
+
+
+def test_no_more_counts_than_were_planned() -> None:
+    found = hidden()
+    for _ in range(shared_counts(STATED, CLIENTS).count):
+        found.answer(STATED_SHARD, TOWN, rows=600, cohort=COHORT)
+    with pytest.raises(PrivacyError, match="more statistics are asked for"):
+        found.answer(STATED_SHARD, TOWN, rows=600, cohort=COHORT)
+    with pytest.raises(PrivacyError, match="overlap"):
+        hidden().answer(STATED_SHARD, TOWN * 2, rows=600, cohort=COHORT)
+    for wrong in (None, COHORT[1:]):
+        found = ready()
+        with pytest.raises(PrivacyError):
+            found.answer(STATED_SHARD, TOWN, rows=600, cohort=wrong)
+    with pytest.raises(PlanError, match="states all categories"):
+        ClientGuard(CLIENTS).begin(SCHEMA)
+
+
+def test_no_more_rounds_than_were_planned() -> None:
+    found = ready()
+    for number in range(3):
+        assert found.rounds == number
+        sent = found.change(np.zeros(50, np.float32), cohort=COHORT)
+        assert sent.dtype == np.uint32
+        assert sent.any()
+    assert 0.98 * 4.0 < found.ledger.epsilon(CLIENTS.delta) <= 4.0
+    with pytest.raises(PrivacyError, match="more rounds than"):
+        found.change(np.zeros(50), cohort=COHORT)
+    # The server finds the same, by itself.
+    server = NoisySum.planned(
+        (shared_counts(STATED, CLIENTS),),
+        CLIENTS,
+        clients=7,
+        threshold=5,
+        parameters=50,
+        n_rounds=3,
+    )
+    assert server == found.sum
+    ledger = Ledger((shared_counts(STATED, CLIENTS), server.event(3)))
+    assert ledger == found.ledger
+
+
+def test_rounds_of_other_clients_are_refused() -> None:
+    found = ready()
+    for wrong in (None, COHORT[1:], [*COHORT, "one more"], COHORT[:6] + COHORT[:1]):
+        with pytest.raises(PrivacyError, match="as many clients as were planned"):
+            found.change(np.zeros(50), cohort=wrong)
+    assert found.rounds == 0
+    found.plan_rounds(50, clients=7, threshold=5, n_rounds=3)
+    for other in ({"n_rounds": 4}, {"clients": 8}):
+        with pytest.raises(PrivacyError, match="other rounds were planned"):
+            found.plan_rounds(50, **{"clients": 7, "threshold": 5, "n_rounds": 3, **other})
+    with pytest.raises(PrivacyError, match="before the rounds were planned"):
+        hidden().change(np.zeros(50), cohort=COHORT)
+    with pytest.raises(PrivacyError, match="before the values were counted"):
+        hidden().plan_rounds(50, clients=7, threshold=5, n_rounds=3)
+
+
+def test_a_client_that_is_started_again_knows_what_it_spent() -> None:
+    found = ready()
+    found.change(np.zeros(50), cohort=COHORT)
+    kept = json.loads(json.dumps(found.to_dict()))
+    again = ClientGuard(CLIENTS)
+    again.restore(kept)
+    assert again.to_dict() == found.to_dict()
+    assert (again.rounds, again.sum, again.begun) == (1, found.sum, True)
+    again.change(np.zeros(50), cohort=COHORT)
+    for wrong in ({"counts": 1}, {"sum": {}}, {"ledger": [{}]}, {"promise": {}}, {"n_rounds": "x"}):
+        with pytest.raises(PrivacyError):
+            ClientGuard(CLIENTS).restore({**kept, **wrong})
+
+
+def test_an_outlier_or_a_broken_client_changes_no_more_than_any(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Noise, "skellam", lambda _, n, __: np.zeros(n, np.int64))
+    for worst in (1e30, math.nan, 1.0):
+        found = ready()
+        assert found.sum is not None
+        sent = found.change(np.full(50, worst, np.float32), cohort=COHORT).view(np.int32)
+        assert np.linalg.norm(sent.astype(float)) <= found.sum.event().l2
+
+
+def test_the_server_adds_no_noise_to_it() -> None:
+    for call in (
+        lambda: planned_counts(STATED, CLIENTS),
+        lambda: Rounds(7, 3).noise_multiplier((), CLIENTS),
+        lambda: Synthesizer("tvae", privacy=RECORDS.to_dict()),
+        lambda: Classifier(privacy=RECORDS.to_dict()),
+        lambda: RECORDS.check_secure(secure=False),
+        lambda: CLIENTS.check_secure(secure=False),
+    ):
+        with pytest.raises(PlanError, match="needs secure aggregation"):
+            call()
+    CLIENTS.check_secure(secure=True)
+    Privacy(1.0).check_secure(secure=False)
+
+
+# --- the promise ---
+
+
+def test_the_promise_can_be_written_and_read() -> None:
+    promise = Privacy(3.0, trust="distributed", colluding=2)
+    assert Privacy.parse(json.loads(json.dumps(promise.to_dict()))) == promise
+    text = 'differential_privacy = {epsilon = 3.0, trust = "distributed", colluding = 2}'
+    assert Privacy.parse(tomllib.loads(text)) == promise
+    assert "colluding" not in Privacy(3.0).to_dict()["differential_privacy"]
+    assert promise.needs_secure_aggregation
+    assert not Privacy(3.0).needs_secure_aggregation
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"colluding": 1},
+        {"colluding": -1, "trust": "distributed"},
+        {"colluding": True, "trust": "distributed"},
+        {"colluding": 1.5, "trust": "distributed"},
+        {"trust": "distributed", "overlap": "overlapping"},
+        {"trust": "distributed", "unit": "client", "adaptive_clip": True},
+        {"trust": "distributed", "unit": "client", "bands": 4},
+    ],
+)
+def test_what_shares_of_noise_do_not_cover_is_refused(said: dict[str, Any]) -> None:
+    with pytest.raises(PlanError):
+        Privacy(1.0, **said)
+
+
+def test_who_is_honest() -> None:
+    assert [RECORDS.honest(n) for n in (3, 4, 6, 100)] == [2, 3, 4, 67]
+    assert [RECORDS.honest(n, max(2 * n // 3 + 1, 3)) for n in (3, 4, 6, 9, 100)] == [
+        2,
+        2,
+        3,
+        4,
+        34,
+    ]
+    all_but_one = Privacy(1.0, trust="distributed", colluding=6)
+    assert all_but_one.honest(7) == 1
+    with pytest.raises(PlanError, match="all of them might tell"):
+        all_but_one.honest(6)
+
+
+DISTRIBUTED = {"trust": "distributed"}
+
+
+@pytest.mark.parametrize(
+    ("own", "plans", "trust"),
+    [
+        ({"epsilon": 2.0, **DISTRIBUTED}, {"epsilon": 1.0, **DISTRIBUTED}, "distributed"),
+        ({"epsilon": 1.0, **DISTRIBUTED}, {"epsilon": 1.0, **DISTRIBUTED}, "distributed"),
+        ({"epsilon": 1.0, **DISTRIBUTED}, {"epsilon": 2.0, **DISTRIBUTED}, "local"),
+        ({"delta": 1e-7, **DISTRIBUTED}, DISTRIBUTED, "local"),
+        ({"colluding": 3, **DISTRIBUTED}, DISTRIBUTED, "local"),
+        ({"statistics": 0.9, **DISTRIBUTED}, DISTRIBUTED, "distributed"),
+        ({}, DISTRIBUTED, "local"),
+        ({"statistics": 0.9}, DISTRIBUTED, "local"),
+        ({"overlap": "overlapping"}, DISTRIBUTED, "local"),
+        (DISTRIBUTED, {}, "local"),
+    ],
+)
+def test_a_client_counts_on_no_more_than_the_plan_says(
+    own: dict[str, Any], plans: dict[str, Any], trust: str
+) -> None:
+    mine, theirs = (Privacy(**{"epsilon": 1.0, **said}) for said in (own, plans))
+    both = mine.stricter(theirs)
+    assert both.trust == trust
+    assert both.epsilon == min(mine.epsilon, theirs.epsilon)
+    assert both.delta == min(mine.delta, theirs.delta)
+    # Others count on a share of this client's; it adds that at least.
+    if theirs.trust == "distributed":
+        assert begun(both).deviation_in(COHORT) >= begun(theirs).deviation_in(COHORT)
+    # It counts on theirs, which are those of the plan.
+    if trust == "distributed":
+        assert begun(both).deviation_in(COHORT) == begun(theirs).deviation_in(COHORT)
+
+
+def test_where_the_plan_promises_nothing_all_noise_is_the_clients_own() -> None:
+    promise = Privacy(1.0, trust="distributed", colluding=1, ledger="x")
+    assert promise.by_itself() == Privacy(1.0, ledger="x")
+    assert Privacy(2.0).by_itself() == Privacy(2.0)
+
+
+# --- what is told ---
+
+
+def test_the_report_says_whom_to_trust() -> None:
+    found = ready()
+    found.change(np.zeros(50), cohort=COHORT)
+    told = client_report(CLIENTS, found.ledger, clients=7)
+    assert recomputed(json.loads(json.dumps(told)))["epsilon"] == told["epsilon"]
+    assert told["trust"] == "distributed"
+    assert "no more than a third of the clients tell" in told["protects"]
+    assert "clients add all noise together" in told["protects"]
+    assert "Rényi" in told["accountant"]
+    assert "trust: distributed" in in_words(told)
+    few = Privacy(4.0, unit="client", trust="distributed", colluding=2)
+    assert "2 of the clients" in client_report(few, found.ledger, clients=7)["protects"]
+
+    records = begun()
+    records.answer(SHARD, TOWN, cohort=COHORT)
+    own = begun(Privacy(2.0))
+    own.count_rows(600)
+    both = {"a": records.spent(), "b": own.spent()}
+    told = record_report(
+        both, ["a", "b"], overlap="disjoint", public_schema=False, gradients="clipped"
+    )
+    assert told["trust"] == "distributed"
+    assert "all other noise each by itself" in told["protects"]
+    assert "loss distributions" in told["accountant"]
+    assert recomputed(told)["epsilon"] == told["epsilon"]
+
+
+def test_a_plan_tells_what_together_costs_less() -> None:
+    run = PlannedRun(RECORDS, STATED, 7000, 500, 400, clients=7, n_rounds=3, public_schema=True)
+    alone = PlannedRun(
+        Privacy(2.0), STATED, 7000, 500, 400, clients=7, n_rounds=3, public_schema=True
+    )
+    together, apart = plan(run), plan(alone)
+    assert together.sum_deviation < 0.6 * apart.sum_deviation
+    assert together.deviation is not None
+    assert together.deviation == pytest.approx(together.sum_deviation / math.sqrt(7))
+    assert together.noise_multiplier == pytest.approx(apart.noise_multiplier, rel=0.02)
+    with pytest.raises(PlanError, match="at least 3 of them"):
+        PlannedRun(RECORDS, STATED, 7000, 500, 400, clients=2)
+
+
+def test_a_plan_that_hides_clients_is_what_clients_do() -> None:
+    found = ready()
+    run = PlannedRun(CLIENTS, STATED, 7000, 50, 40, clients=7, n_rounds=3, public_schema=True)
+    told = plan(run)
+    assert found.sum is not None
+    assert told.noise_multiplier == found.sum.noise_multiplier
+    assert told.noise_to_signal == noise_to_signal(found.sum.most_noise, 50, 7)
+    assert told.sum_deviation * WEIGHT == pytest.approx(found.deviation_in(COHORT) * math.sqrt(7))
+    assert told.epsilon <= 4.0
+    assert told.refused is not None
+    assert told.records_instead is not None

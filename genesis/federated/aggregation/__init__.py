@@ -30,6 +30,7 @@ __all__ = [
     "State",
     "aggregate",
     "aggregator_class",
+    "combine",
     "create_aggregator",
     "is_sum",
 ]
@@ -193,14 +194,18 @@ def is_sum(rule: Aggregator) -> bool:
 def aggregate(
     rule: Aggregator, state: State, updates: Sequence[Update], participation: float
 ) -> State:
-    """One round of a rule on updates that the server may see.
+    """One round of a rule on updates that the server may see: `combine`, and then its step."""
+    return rule.step(state, combine(rule, state, updates), participation)
+
+
+def combine(rule: Aggregator, state: State, updates: Sequence[Update]) -> Tensor:
+    """What a rule makes of updates that the server may see.
 
     Args:
         rule: The rule.
         state: The state that the clients started from.
         updates: At least one, in any order: they are sorted by client, so that sums are always
             taken in the same order.
-        participation: Share of all clients that the updates come from, in (0, 1].
 
     Raises:
         FederationError: No update, updates of different lengths, or fewer than the rule needs.
@@ -220,5 +225,4 @@ def aggregate(
                 do="give every client the same version, plan and schema",
             )
     vectors = torch.from_numpy(np.stack([update.vector for update in updates]))
-    combined = rule.combine(vectors.to(state.vector.device), rule.weigh(updates))
-    return rule.step(state, combined, participation)
+    return rule.combine(vectors.to(state.vector.device), rule.weigh(updates))

@@ -225,9 +225,9 @@ def counters(key: bytes, blocks: int) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bits", [24, 32, 64])
-def test_a_hundred_clients_and_a_million_numbers(bits: int) -> None:
+def test_a_hundred_clients(bits: int) -> None:
     keys = sorted((Identity.generate() for _ in range(100)), key=lambda each: each.public)
     cohort = tuple(f"client {k:02d}" for k in range(100))
-    sum = Sum("ab", 0, bytes(32), cohort, tuple(each.public for each in keys), 10**6, bits)
+    sum = Sum("ab", 0, bytes(32), cohort, tuple(each.public for each in keys), 200_000, bits)
     network = Network(sum, gone={1: cohort[:5], 2: cohort[5:15], 3: cohort[15:20]}, keys=keys)
     network.check(*cohort[:15])

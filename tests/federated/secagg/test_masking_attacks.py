@@ -1,0 +1,821 @@
+"""What a server, a client or both can try against masked sums, and what they get.
+
+A proof passes on what is shipped. A bug is planted in a copy of `masking.py`, as somebody might
+write it, and the proof must then fail: one that finds nothing proves nothing. Each check that the
+module makes is such a bug, by being left out; a test makes sure that none is forgotten.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import pickle
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from genesis.errors import FederationError
+from genesis.federated.secagg import Sum, masking, shamir
+from genesis.federated.secagg.masking import ADVERT, COMMITMENT, KEY, SEALED, SIGNATURE
+from tests.federated.secagg.test_masking import (
+    IDENTITIES,
+    STEPS,
+    Network,
+    a_sum,
+    counters,
+    vectors,
+)
+
+Proof = Callable[[ModuleType], None]
+SHARE = shamir.SHARE_BYTES
+MANY = 20_000
+"""Numbers, enough to tell masks from anything else."""
+
+# --- what the proofs share ---
+
+
+def rows(network: Network, message: bytes, width: int) -> dict[int, bytes]:
+    return masking._unpack(network.sum, message, width)
+
+
+def packed(network: Network, of: Mapping[int, bytes]) -> bytes:
+    return masking._pack(network.sum, of)
+
+
+def trimmed(network: Network, message: bytes, width: int, left: int) -> bytes:
+    """With the first rows only."""
+    return packed(network, dict(itertools.islice(rows(network, message, width).items(), left)))
+
+
+def advert(scheme: ModuleType, sum: Sum, position: int) -> bytes:
+    """A good one, of a client that does not answer further."""
+    side = scheme.ClientSide(sum.cohort[position], IDENTITIES[position])
+    return bytes(side.party(sum).answer(0, b"", lambda: None))
+
+
+def signed_keys(sum: Sum, position: int, keys: bytes) -> bytes:
+    """An advert for any keys, of a client that lies."""
+    text = masking._bound(sum, b"advert", position) + keys
+    return keys + IDENTITIES[position].sign(text)
+
+
+def agreement(sum: Sum, position: int, survivors: Iterable[int]) -> bytes:
+    """A client's signature of who survived."""
+    return IDENTITIES[position].sign(masking._survivors_text(sum, survivors))
+
+
+def with_advert(network: Network, position: int, changed: bytes, victim: int = 0) -> Network:
+    """A server that shows one client another advert of some client."""
+
+    def down(step: int, client: str, message: bytes) -> bytes:
+        if step != 1 or client != network.sum.cohort[victim]:
+            return message
+        return packed(network, {**rows(network, message, ADVERT), position: changed})
+
+    network.down = down
+    return network
+
+
+def check_refused(network: Network, step: int, *clients: int, because: str) -> None:
+    """That exactly these clients refused, in this step."""
+    assert set(network.refused) == {network.sum.cohort[at] for at in clients}
+    for at, why in network.refused.values():
+        assert at == step
+        assert because in why
+
+
+def check_uniform(data: np.ndarray, bits: int) -> None:
+    """χ² of each byte of the lower bits; 255 degrees of freedom, 400 has a chance of 1e-8."""
+    size = data.itemsize
+    bytes_ = np.ascontiguousarray(data).view(np.uint8).reshape(-1, size)
+    for k in range(bits // 8):
+        counts = np.bincount(bytes_[:, k], minlength=256)
+        expected = len(data) / 256
+        assert ((counts - expected) ** 2 / expected).sum() < 400
+
+
+def received(network: Network, upload: bytes) -> np.ndarray:
+    """The numbers of an upload."""
+    vector = np.zeros(network.sum.length, network.sum.dtype)
+    masking._add_wire(vector, upload, network.sum.bits)
+    return vector
+
+
+def same(sum: Sum, value: int) -> dict[str, np.ndarray]:
+    """All clients have one number everywhere."""
+    return dict.fromkeys(sum.cohort, np.full(sum.length, value, sum.dtype))
+
+
+# --- step 0 and 1: keys ---
+
+
+def swapped_keys_are_refused(scheme: ModuleType) -> None:
+    """The server puts itself between two clients."""
+    for part in (0, 1):
+        network = Network(a_sum(), scheme=scheme)
+
+        def down(step: int, client: str, message: bytes, network=network, part=part) -> bytes:
+            if step != 1 or client != network.sum.cohort[0]:
+                return message
+            each = rows(network, message, ADVERT)
+            mine = X25519PrivateKey.generate().public_key().public_bytes_raw()
+            changed = bytearray(each[2])
+            changed[KEY * part : KEY * (part + 1)] = mine
+            return packed(network, {**each, 2: bytes(changed)})
+
+        network.down = down
+        network.run()
+        check_refused(network, 1, 0, because="client 02' did not sign its keys for this sum")
+        network.check("client 00")
+
+
+def adverts_of_others_are_refused(scheme: ModuleType) -> None:
+    """They are signed, but for another place."""
+    network = Network(a_sum(), scheme=scheme)
+
+    def down(step: int, client: str, message: bytes) -> bytes:
+        if step != 1 or client != network.sum.cohort[0]:
+            return message
+        each = rows(network, message, ADVERT)
+        return packed(network, {**each, 2: each[3], 3: each[2]})
+
+    network.down = down
+    network.run()
+    check_refused(network, 1, 0, because="did not sign")
+    sum = a_sum()
+    moved = masking._bound(sum, b"advert", 3) + bytes(64)
+    assert not scheme._signed_advert(sum, 2, bytes(64) + IDENTITIES[2].sign(moved))
+
+
+def replayed_adverts_are_refused(scheme: ModuleType) -> None:
+    """By the server, and by the others if it lets them pass."""
+    old = advert(scheme, a_sum(), 2)
+    network = with_advert(Network(a_sum(number=1), scheme=scheme), 2, old)
+    network.run()
+    check_refused(network, 1, 0, because="did not sign")
+
+    def up(step: int, client: str, answer: bytes) -> bytes:
+        return old if (step, client) == (0, "client 02") else answer
+
+    network = Network(a_sum(number=1), up=up, scheme=scheme)
+    network.check("client 02")
+    assert set(network.collector.failed) == {"client 02"}
+    assert "did not sign" in network.collector.failed["client 02"]
+
+
+CHANGES = {
+    "session": {"session": "cd"},
+    "number": {"number": 1},
+    "purpose": {"purpose": bytes(31) + b"\1"},
+    "length": {"length": 41},
+    "bits": {"bits": 24},
+    "complete": {"complete": True},
+    "cohort": {"cohort": ("a", "client 01", "client 02", "client 03", "client 04")},
+    "keys": {"keys": (IDENTITIES[-1].public, *a_sum().keys[1:])},
+}
+
+
+def who_sums_something_else_is_left_out(scheme: ModuleType) -> None:
+    """By the server, and by the others if it lets it pass."""
+    for change in CHANGES.values():
+        other = replace(a_sum(), **change)
+        assert other.context != a_sum().context
+        network = Network(a_sum(), believed={"client 02": other}, scheme=scheme)
+        network.check("client 02")
+        assert set(network.collector.failed) == {"client 02"}
+        network = with_advert(Network(a_sum(), scheme=scheme), 2, advert(scheme, other, 2))
+        network.run()
+        check_refused(network, 1, 0, because="did not sign")
+
+
+def another_advert_of_its_own_is_refused(scheme: ModuleType) -> None:
+    """The server has one from before the client was started again."""
+    network = Network(a_sum(), scheme=scheme)
+    with_advert(network, 0, advert(scheme, network.sum, 0)).run()
+    check_refused(network, 1, 0, because="changed the keys of this client")
+    network = Network(a_sum(), scheme=scheme)
+
+    def without(step: int, client: str, message: bytes) -> bytes:
+        if step != 1 or client != network.sum.cohort[0]:
+            return message
+        return packed(
+            network, {at: row for at, row in rows(network, message, ADVERT).items() if at}
+        )
+
+    network.down = without
+    network.run()
+    check_refused(network, 1, 0, because="changed the keys of this client")
+
+
+def keys_that_are_there_twice_are_refused(scheme: ModuleType) -> None:
+    """A client that says another's keys are its own. The server drops both, and others refuse."""
+    network = Network(a_sum(7), scheme=scheme)
+    known: dict[str, bytes] = {}
+
+    def up(step: int, client: str, answer: bytes) -> bytes:
+        known.setdefault(client, answer)
+        if (step, client) == (0, "client 04"):
+            return signed_keys(network.sum, 4, known["client 03"][: 2 * KEY])
+        return answer
+
+    network.up = up
+    network.check("client 03", "client 04")
+    assert set(network.collector.failed) == {"client 03", "client 04"}
+    network = Network(a_sum(), scheme=scheme)
+
+    def down(step: int, client: str, message: bytes) -> bytes:
+        if step != 1 or client != network.sum.cohort[0]:
+            return message
+        each = rows(network, message, ADVERT)
+        return packed(network, {**each, 4: signed_keys(network.sum, 4, each[3][: 2 * KEY])})
+
+    network.down = down
+    network.run()
+    check_refused(network, 1, 0, because="has the keys of another client")
+
+
+WEAK = [bytes(32), b"\1" + bytes(31), b"\xec" + b"\xff" * 30 + b"\x7f"]
+"""Points of low order: the secret with anybody is 0."""
+
+
+def keys_that_hide_nothing_are_refused(scheme: ModuleType) -> None:
+    for weak, part in itertools.product(WEAK, (0, 1)):
+        good = X25519PrivateKey.generate().public_key().public_bytes_raw()
+        keys = weak + good if part == 0 else good + weak
+        bad = signed_keys(a_sum(), 2, keys)
+
+        def up(step: int, client: str, answer: bytes, bad=bad) -> bytes:
+            return bad if (step, client) == (0, "client 02") else answer
+
+        network = Network(a_sum(), up=up, scheme=scheme)
+        network.check("client 02")
+        assert set(network.collector.failed) == {"client 02"}
+        assert not network.refused
+        network = with_advert(Network(a_sum(), scheme=scheme), 2, bad)
+        if part == 1:  # the box is another's to open; that of the mask comes later
+            down = network.down
+            sealed = {}
+
+            def forged(step: int, client: str, message: bytes, down=down, sealed=sealed) -> bytes:
+                sealed[step] = message
+                return down(step, client, message)
+
+            network.down = forged
+        network.run()
+        assert network.refused["client 00"][0] == 1 + part
+        # What came first, where the mask's key is bad, is the box that can't be opened.
+        assert part or "hides nothing" in network.refused["client 00"][1]
+
+
+def too_few_are_refused(step: int, width: int, others: int) -> Proof:
+    """A server that goes on with fewer than the threshold; others: whether the client is beside."""
+
+    def proof(scheme: ModuleType) -> None:
+        network = Network(a_sum(7), scheme=scheme)
+
+        def down(at: int, client: str, message: bytes) -> bytes:
+            if at != step or client != network.sum.cohort[0]:
+                return message
+            return trimmed(network, message, width, network.sum.threshold - 1 - others)
+
+        network.down = down
+        network.run()
+        check_refused(network, step, 0, because="too few clients are left")
+
+    proof.__name__ = f"too_few_are_refused_in_step_{step}"
+    return proof
+
+
+too_few_keys = too_few_are_refused(1, ADVERT, 0)
+too_few_shares = too_few_are_refused(2, SEALED, 1)
+too_few_survivors = too_few_are_refused(3, 0, 0)
+too_few_signatures = too_few_are_refused(4, SIGNATURE, 0)
+
+
+# --- step 1 and 2: shares ---
+
+
+def tampered_shares_are_refused(scheme: ModuleType) -> None:
+    """Any byte changed; another's; another client's; one's own, sent back."""
+    for name in ("first", "last", "senders", "reflected", "redirected"):
+        network = Network(a_sum(), scheme=scheme)
+
+        def down(step: int, client: str, message: bytes, network=network, name=name) -> bytes:
+            if step != 2 or client != network.sum.cohort[0]:
+                return message
+            each = rows(network, message, SEALED)
+            changed = bytearray(each[2])
+            changed[{"first": 0, "last": -1}.get(name, 0)] ^= 1
+            box = {
+                "first": bytes(changed),
+                "last": bytes(changed),
+                "senders": each[3],
+                "reflected": network.heard[1]["client 00"][COMMITMENT:][SEALED : 2 * SEALED],
+                "redirected": network.heard[1]["client 02"][COMMITMENT:][SEALED : 2 * SEALED],
+            }[name]
+            return packed(network, {**each, 2: box})
+
+        network.down = down
+        network.run()
+        check_refused(network, 2, 0, because="the shares from client 'client 02' can't be opened")
+
+
+def boxes_have_a_direction(scheme: ModuleType) -> None:
+    """With the same secret of two clients."""
+    sum, secret = a_sum(), bytes(32)
+    box = scheme._seal(sum, secret, 1, 2, bytes(66))
+    assert scheme._open(sum, secret, 1, 2, box) == bytes(66)
+    assert scheme._open(sum, secret, 2, 1, box) is None
+    assert scheme._open(sum, secret, 1, 3, box) is None
+    assert scheme._open(replace(sum, number=1), secret, 1, 2, box) is None
+    assert scheme._open(sum, b"\1" + bytes(31), 1, 2, box) is None
+
+
+def shares_of_strangers_are_refused(scheme: ModuleType) -> None:
+    """Of a client whose keys were not shown."""
+    network = Network(a_sum(), scheme=scheme)
+
+    def down(step: int, client: str, message: bytes) -> bytes:
+        if step != 1 or client != network.sum.cohort[0]:
+            return message
+        return trimmed(network, message, ADVERT, 4)
+
+    def up(step: int, client: str, answer: bytes) -> bytes:
+        return answer.ljust(COMMITMENT + 4 * SEALED, b"\0") if step == 1 else answer
+
+    network.down, network.up = down, up
+    network.run(3)
+    step, why = network.refused["client 00"]
+    assert step == 2
+    assert "had no keys" in why
+
+
+def nothing_secret_passes_the_server(scheme: ModuleType) -> None:
+    """Before the last step: no key, no seed, no share, no vector; and after it, one of two."""
+    network = Network(a_sum(7), gone={2: ["client 06"]}, scheme=scheme)
+    network.run(4)
+    passed = b"".join(b"".join(each.values()) for each in (*network.said, *network.heard))
+    parties = list(network.parties.values())
+    for party in parties:
+        secret = [party._seed]
+        secret += [key.private_bytes_raw() for key in (party._mask_key, party._sealing_key)]
+        secret += [*party._secrets.values()]
+        secret += [half for both in party._shares.values() for half in masking._halves(both)]
+        secret += [network.values[network.sum.cohort[party._me]].tobytes()[:32]]
+        assert not any(each in passed for each in secret)
+    network.run()
+    passed = b"".join(network.heard[4].values())
+    for party in parties[:6]:
+        for position, both in party._shares.items():
+            of_key, of_seed = masking._halves(both)
+            assert (of_seed in passed, of_key in passed) == (position < 6, position == 6)
+
+
+# --- step 2: vectors ---
+
+
+def uploads_are_uniform(scheme: ModuleType) -> None:
+    """Of nothing but zeros and of nothing but the largest number, alone and some together."""
+    for bits in (24, 32, 64):
+        for value in (0, 2 ** (bits - 1) - 1):
+            sum = a_sum(4, bits=bits, length=MANY)
+            network = Network(sum, same(sum, value), scheme=scheme).run(3)
+            uploads = [received(network, each) for each in network.heard[2].values()]
+            for some in range(1, 2 ** len(uploads)):  # all together: the masks of clients are there
+                total = np.zeros(sum.length, sum.dtype)
+                for k, upload in enumerate(uploads):
+                    if some >> k & 1:
+                        total += upload
+                check_uniform(total, bits)
+            correlations = np.corrcoef([each & 0xFFFF for each in uploads]) - np.eye(4)
+            assert np.abs(correlations).max() < 6 / MANY**0.5
+
+
+def masks_do_not_repeat(scheme: ModuleType) -> None:
+    """Within a vector, not even where another thread or the next chunk begins."""
+    sum = a_sum(3, length=6 * 2**16)
+    network = Network(sum, same(sum, 0), scheme=scheme).run(3)
+    for upload in network.heard[2].values():
+        blocks = np.frombuffer(upload, "V16")
+        assert len(set(blocks.tolist())) == len(blocks)
+
+
+def masks_are_fresh(scheme: ModuleType) -> None:
+    """Two sums of the same vectors have nothing in common, even if all of `Sum` is the same."""
+    sum = a_sum(3, length=MANY)
+    first, second = (Network(sum, same(sum, 0), scheme=scheme).run(3) for _ in range(2))
+    for client in sum.cohort:
+        uploads = [received(each, each.heard[2][client]) for each in (first, second)]
+        check_uniform(uploads[0] - uploads[1], 32)
+    parties = [party for each in (first, second) for party in each.parties.values()]
+    assert len({party._seed for party in parties}) == 6
+    for name in ("_mask_key", "_sealing_key"):
+        assert len({getattr(party, name).private_bytes_raw() for party in parties}) == 6
+
+
+def every_key_has_one_purpose(scheme: ModuleType) -> None:
+    """Keys of other sums, other clients, other uses and other secrets differ."""
+    sums = [a_sum(), *(replace(a_sum(), **change) for change in CHANGES.values())]
+    keys = []
+    for sum, secret in itertools.product(sums, (bytes(32), b"\1" * 32)):
+        for one in range(3):
+            keys += [scheme._self_mask(sum, one, secret), scheme._commitment(sum, one, secret)]
+            for other in range(one):
+                key, sign = scheme._pair_mask(sum, one, other, secret)
+                back = scheme._pair_mask(sum, other, one, secret)
+                assert back == (key, -sign)
+                keys.append(key)
+        boxes = itertools.permutations(range(3), 2)
+        keys += [scheme._seal(sum, secret, *pair, bytes(66)) for pair in boxes]
+    assert len(set(keys)) == len(keys)
+
+
+def wrong_vectors_are_not_sent(scheme: ModuleType) -> None:
+    for wrong in (np.zeros(41, np.uint32), np.zeros(40, np.uint64), np.zeros((1, 40), np.uint32)):
+        network = Network(a_sum(), scheme=scheme)
+        network.values["client 00"] = wrong
+        network.check("client 00")
+        check_refused(network, 2, 0, because="not what the sum is of")
+
+
+# --- step 3 and 4: survivors ---
+
+
+def false_survivors_are_refused(scheme: ModuleType) -> None:
+    """Somebody who never shared; without the client that is asked."""
+    cases: list[tuple[list[int], str]] = [
+        ([0, 1, 2, 3, 4, 5, 6], "was not when it was masked"),
+        ([1, 2, 3, 4, 5], "the server dropped this client"),
+    ]
+    for survivors, why in cases:
+        network = Network(a_sum(7), gone={1: ["client 06"]}, scheme=scheme)
+
+        def down(step: int, client: str, message: bytes, network=network, who=survivors) -> bytes:
+            if step != 3 or client != network.sum.cohort[0]:
+                return message
+            return packed(network, dict.fromkeys(who, b""))
+
+        network.down = down
+        network.run()
+        check_refused(network, 3, 0, because=why)
+
+
+def nobody_may_miss_in_a_complete_sum(scheme: ModuleType) -> None:
+    """Neither if it drops out nor if the server says so."""
+    for step in range(STEPS):
+        network = Network(a_sum(complete=True), gone={step: ["client 02"]}, scheme=scheme).run()
+        assert network.stopped is not None
+        assert network.stopped[0] == step
+    network = Network(a_sum(complete=True), scheme=scheme)
+
+    def down(step: int, client: str, message: bytes) -> bytes:
+        return trimmed(network, message, 0, 4) if step == 3 else message
+
+    network.down = down
+    network.run()
+    assert len(network.refused) == 5
+    Network(a_sum(complete=True), scheme=scheme).check()
+
+
+def asked(network: Network, views: Mapping[int, Collection[int]]) -> dict[int, bytes]:
+    """Signatures of clients to whom the server says that these survived."""
+    signed = {}
+    for position, survivors in views.items():
+        message = packed(network, dict.fromkeys(survivors, b""))
+        answer = network.ask(network.sum.cohort[position], 3, message)
+        assert answer is not None
+        signed[position] = answer
+    return signed
+
+
+def a_split_view_opens_nothing(scheme: ModuleType) -> None:
+    """Some are told that client 6 survived, and others that it did not: both of its secrets."""
+    network = Network(a_sum(7), scheme=scheme).run(3)
+    everybody, others = range(7), range(6)
+    signed = asked(network, {k: everybody if k < 3 else others for k in range(6)})
+    for position in range(6):
+        client = network.sum.cohort[position]
+        assert network.ask(client, 4, packed(network, signed)) is None
+    check_refused(network, 4, *range(6), because="did not sign the same clients")
+
+
+def false_signatures_are_refused(scheme: ModuleType) -> None:
+    """Nonsense, of another sum, of others, of somebody who is not in the sum."""
+    n, survivors = 7, range(6)
+    for name in ("nonsense", "earlier sum", "another's", "of another label", "not in the sum"):
+        network = Network(a_sum(n, number=1), gone={2: ["client 06"]}, scheme=scheme).run(3)
+        sum = network.sum
+        signed = asked(network, dict.fromkeys(survivors, survivors))
+        why = "did not sign the same clients"
+        if name == "nonsense":
+            signed[2] = bytes(SIGNATURE)
+        elif name == "earlier sum":
+            signed[2] = agreement(replace(sum, number=0), 2, survivors)
+        elif name == "another's":
+            signed[2] = signed[3]
+        elif name == "of another label":
+            text = masking._survivors_text(sum, survivors)
+            signed[2] = IDENTITIES[2].sign(text.replace(b"survivors", b"survivers"))
+        else:
+            signed[6] = agreement(sum, 6, survivors)
+            why = "agreed on the sum that is not in it"
+        assert network.ask("client 00", 4, packed(network, signed)) is None
+        check_refused(network, 4, 0, because=why)
+
+
+def steps_come_once_and_in_order(scheme: ModuleType) -> None:
+    """Asked again, a client would reveal the other secret too."""
+    network = Network(a_sum(7), scheme=scheme).run()
+    told = [each["client 00"] for each in network.said]
+    fewer = packed(network, dict.fromkeys(range(6), b""))
+    agreed = packed(network, {k: agreement(network.sum, k, range(6)) for k in range(6)})
+    for step, message in [*enumerate(told), (3, fewer), (4, agreed), (STEPS, b""), (-1, b"")]:
+        assert network.ask("client 00", step, message) is None
+    for first in (1, 2, 3, 4, STEPS, -1):
+        network = Network(a_sum(), scheme=scheme)
+        assert network.ask("client 00", first, b"") is None
+        assert "out of order" in network.refused["client 00"][1]
+    for step in range(1, STEPS):  # a step that failed is not tried again
+        network = Network(a_sum(), scheme=scheme).run(step)
+        message = network.collector.messages()["client 00"]
+        assert network.ask("client 00", step, message[:-1]) is None
+        assert network.ask("client 00", step, message) is None
+        assert "out of order" in network.refused["client 00"][1]
+
+
+def messages_of_another_length_are_refused(scheme: ModuleType) -> None:
+    for step in range(1, STEPS):
+        for change in (
+            lambda message: message[:-1],
+            lambda message: message + b"\0",
+            lambda message: b"",
+            lambda message: b"\2" + message[1:],
+        ):
+            network = Network(a_sum(), scheme=scheme).run(step)
+            message = network.collector.messages()["client 01"]
+            assert network.ask("client 01", step, change(message)) is None
+            assert "makes no sense" in network.refused["client 01"][1]
+
+
+# --- all that the server has in the end ---
+
+
+def derivable(scheme: ModuleType, network: Network) -> dict[int, list[tuple[bytes, int]]]:
+    """The masks of each upload that the server can compute from all that it has heard."""
+    sum = network.sum
+    heard = [
+        {sum.cohort.index(client): answer for client, answer in each.items()}
+        for each in network.heard
+    ]
+    sharers, survivors = list(heard[1]), list(heard[2])
+    secrets = {}
+    for k, position in enumerate(sharers):
+        shares = {at + 1: answer[SHARE * k : SHARE * (k + 1)] for at, answer in heard[4].items()}
+        secrets[position] = shamir.join(dict(itertools.islice(shares.items(), sum.threshold)))
+    masks: dict[int, list[tuple[bytes, int]]] = {position: [] for position in sharers}
+    for position in survivors:
+        masks[position].append((scheme._self_mask(sum, position, secrets[position]), 1))
+    for gone in set(sharers) - set(survivors):
+        key = X25519PrivateKey.from_private_bytes(secrets[gone])
+        for position in set(sharers) - {gone}:
+            secret = masking._exchange(key, masking._keys(heard[0][position])[1])
+            masks[position].append(scheme._pair_mask(sum, position, gone, secret))
+            masks[gone].append(scheme._pair_mask(sum, gone, position, secret))
+    return masks
+
+
+def all_that_is_derived_leaves_vectors_uniform(scheme: ModuleType) -> None:
+    """Every part of the survivors stays masked; so does a client whose vector comes too late."""
+    sum = a_sum(7, length=MANY)
+    late: dict[str, bytes] = {}
+
+    def up(step: int, client: str, answer: bytes) -> bytes | None:
+        if (step, client) != (2, "client 06"):
+            return answer
+        late[client] = answer
+        return None
+
+    network = Network(sum, same(sum, 5), up=up, gone={1: ["client 05"]}, scheme=scheme).run()
+    assert set(network.collector.total().tolist()) == {25}
+    masks = derivable(scheme, network)
+    assert [len(each) for each in masks.values()] == [2, 2, 2, 2, 2, 5]
+    uploads = {**network.heard[2], **late}
+    stripped = {}
+    for position, known in masks.items():
+        vector = received(network, uploads[sum.cohort[position]])
+        masking.add_masks(vector, [(key, -sign) for key, sign in known])
+        stripped[position] = vector
+    check_uniform(stripped.pop(6), 32)
+    for size in range(1, len(stripped)):
+        for some in itertools.combinations(stripped.values(), size):
+            check_uniform(np.sum(some, axis=0, dtype=np.uint32), 32)
+    total = np.sum(list(stripped.values()), axis=0, dtype=np.uint32)
+    assert set(total.tolist()) == {25}
+
+
+def worlds_of_equal_sums_look_alike(scheme: ModuleType) -> None:
+    """Same messages of the same lengths, the same total, and uploads that nothing tells apart."""
+    sum = a_sum(5, length=MANY)
+    one = vectors(sum, 1)
+    other = {client: vector.copy() for client, vector in one.items()}
+    other["client 00"] += np.uint32(7)
+    other["client 01"] -= np.uint32(7)
+    worlds = [
+        Network(sum, values, gone={3: ["client 04"]}, scheme=scheme) for values in (one, other)
+    ]
+    totals = [network.total() for network in worlds]
+    np.testing.assert_array_equal(*totals)
+    shapes = [
+        [
+            [(client, len(message)) for client, message in each.items()]
+            for each in (*network.said, *network.heard)
+        ]
+        for network in worlds
+    ]
+    assert shapes[0] == shapes[1]
+    for client in sum.cohort:
+        uploads = [received(network, network.heard[2][client]) for network in worlds]
+        for each in (*uploads, uploads[0] - uploads[1]):
+            check_uniform(each, 32)
+    for said in zip(*(network.said[1].values() for network in worlds), strict=True):
+        assert said[0] != said[1]
+
+
+def no_vector_is_in_the_servers_state(scheme: ModuleType) -> None:
+    """All of it, after every step."""
+    for bits in (24, 32, 64):
+        network = Network(a_sum(bits=bits), gone={2: ["client 03"]}, scheme=scheme)
+        while network.collector.messages():
+            network.step()
+            state = [getattr(network.collector, name) for name in vars(network.collector)]
+            state = [each for each in state if not callable(each)]
+            whole = pickle.dumps([state, network.said, network.heard])
+            for vector in network.values.values():
+                for plain in (vector.tobytes(), bytes(masking._to_wire(vector, bits))):
+                    assert plain[:12] not in whole
+                    assert plain[-12:] not in whole
+        assert network.stopped is None
+
+
+# --- the server against clients that lie ---
+
+
+def nonsense_drops_a_client_and_not_the_run(scheme: ModuleType) -> None:
+    """Another length or a wrong signature; after its vector came, the vector counts."""
+    for step in range(STEPS):
+        changes: list[Callable[[bytes], bytes]] = [lambda answer: answer[:-1], lambda _: b""]
+        changes += [lambda answer: answer + b"\0"]
+        if step in (0, 3):
+            changes += [lambda answer: answer[:-1] + bytes([answer[-1] ^ 1])]
+        for change in changes:
+
+            def up(at: int, client: str, answer: bytes, step=step, change=change) -> bytes:
+                return change(answer) if (at, client) == (step, "client 02") else answer
+
+            network = Network(a_sum(), up=up, scheme=scheme)
+            network.check(*["client 02"] * (step <= masking.UPLOAD))
+            assert set(network.collector.failed) == {"client 02"}
+            assert network.collector.failed["client 02"]
+
+
+def too_few_end_the_run_at_once(scheme: ModuleType) -> None:
+    for step in range(STEPS):
+        gone = {step: ["client 00", "client 01"]}
+        network = Network(a_sum(), gone=gone, scheme=scheme).run()
+        assert network.stopped is not None
+        assert network.stopped[0] == step
+        assert "3 of 5 where 4 are needed" in network.stopped[1]
+        assert not network.collector.messages()
+        with pytest.raises(FederationError, match="not known"):
+            network.collector.total()
+
+
+def there_is_no_total_before_the_end(scheme: ModuleType) -> None:
+    network = Network(a_sum(), scheme=scheme)
+    while network.collector.messages():
+        with pytest.raises(FederationError, match="not known"):
+            network.collector.total()
+        network.step()
+    network.check()
+
+
+def strangers_are_not_listened_to(scheme: ModuleType) -> None:
+    """Answers of clients that were not asked, or have failed already."""
+    network = Network(a_sum(), scheme=scheme)
+    while network.collector.messages():
+        messages = network.collector.messages()
+        heard = {c: network.ask(c, len(network.heard), m) for c, m in messages.items()}
+        if not network.heard:
+            heard["client 02"] = b""
+        network.heard.append(heard)
+        length = network.collector.reply_length()
+        network.collector.take({**heard, "client 02": bytes(length), "nobody": bytes(length)})
+    assert network.collector.survivors == tuple(c for c in network.sum.cohort if c != "client 02")
+    assert set(network.collector.failed) == {"client 02"}
+
+
+def wrong_shares_are_found(scheme: ModuleType) -> None:
+    """One liar in the last step: with shares to spare the total is right, else there is none."""
+    for late, row in itertools.product(([], ["client 06"]), (0, 6)):
+        for missing in ([], ["client 05"]):
+
+            def up(step: int, client: str, answer: bytes, row=row) -> bytes:
+                if (step, client) != (4, "client 02"):
+                    return answer
+                changed = bytearray(answer)
+                changed[SHARE * row + 20] ^= 1
+                return bytes(changed)
+
+            gone = {2: late, 4: missing}
+            network = Network(a_sum(7), up=up, gone=gone, scheme=scheme).run()
+            left = 7 - len(late) - len(missing)
+            if left > network.sum.threshold:
+                network.check(*late)
+            else:
+                assert network.stopped is not None
+                assert network.stopped[0] == 4
+                assert f"masks of client 'client 0{row}' can't be removed" in network.stopped[1]
+
+
+def shares_of_another_seed_are_found(scheme: ModuleType) -> None:
+    """A client that commits itself to one seed and shares another."""
+
+    def up(step: int, client: str, answer: bytes) -> bytes:
+        return bytes(COMMITMENT) + answer[COMMITMENT:] if step == 1 and "2" in client else answer
+
+    network = Network(a_sum(), up=up, scheme=scheme).run()
+    assert network.stopped is not None
+    assert "masks of client 'client 02' can't be removed" in network.stopped[1]
+
+
+# --- a client's side of a session ---
+
+
+def a_sum_is_played_once(scheme: ModuleType) -> None:
+    side = scheme.ClientSide("client 01", IDENTITIES[1])
+    for number in (0, 1, 5):
+        side.party(a_sum(number=number))
+    for change in ({"number": 5}, {"number": 3}, {"number": 5, "purpose": b"\1" * 32}):
+        with pytest.raises(FederationError, match="the same secure sum twice"):
+            side.party(a_sum(**change))
+    with pytest.raises(FederationError, match="changed sessions"):
+        side.party(a_sum(number=6, session="cd"))
+    side.party(a_sum(number=6))
+
+
+def a_key_that_is_not_its_own_is_refused(scheme: ModuleType) -> None:
+    with pytest.raises(FederationError, match="another key for client 'client 01'"):
+        scheme.ClientSide("client 01", IDENTITIES[2]).party(a_sum())
+    with pytest.raises(FederationError, match="'nobody' is not in the sum"):
+        scheme.ClientSide("nobody", IDENTITIES[2]).party(a_sum())
+
+
+PROOFS: list[Proof] = [
+    swapped_keys_are_refused,
+    adverts_of_others_are_refused,
+    replayed_adverts_are_refused,
+    who_sums_something_else_is_left_out,
+    another_advert_of_its_own_is_refused,
+    keys_that_are_there_twice_are_refused,
+    keys_that_hide_nothing_are_refused,
+    too_few_keys,
+    too_few_shares,
+    too_few_survivors,
+    too_few_signatures,
+    tampered_shares_are_refused,
+    boxes_have_a_direction,
+    shares_of_strangers_are_refused,
+    nothing_secret_passes_the_server,
+    uploads_are_uniform,
+    masks_do_not_repeat,
+    masks_are_fresh,
+    every_key_has_one_purpose,
+    wrong_vectors_are_not_sent,
+    false_survivors_are_refused,
+    nobody_may_miss_in_a_complete_sum,
+    a_split_view_opens_nothing,
+    false_signatures_are_refused,
+    steps_come_once_and_in_order,
+    messages_of_another_length_are_refused,
+    all_that_is_derived_leaves_vectors_uniform,
+    worlds_of_equal_sums_look_alike,
+    no_vector_is_in_the_servers_state,
+    nonsense_drops_a_client_and_not_the_run,
+    too_few_end_the_run_at_once,
+    there_is_no_total_before_the_end,
+    strangers_are_not_listened_to,
+    wrong_shares_are_found,
+    shares_of_another_seed_are_found,
+    a_sum_is_played_once,
+    a_key_that_is_not_its_own_is_refused,
+]
+
+
+@pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: proof.__name__)
+def test_proof(proof: Proof) -> None:
+    proof(masking)
