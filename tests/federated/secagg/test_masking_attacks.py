@@ -27,7 +27,6 @@ from tests.federated.secagg.test_masking import (
     STEPS,
     Network,
     a_sum,
-    counters,
     vectors,
 )
 
@@ -147,9 +146,6 @@ def adverts_of_others_are_refused(scheme: ModuleType) -> None:
     network.down = down
     network.run()
     check_refused(network, 1, 0, because="did not sign")
-    sum = a_sum()
-    moved = masking._bound(sum, b"advert", 3) + bytes(64)
-    assert not scheme._signed_advert(sum, 2, bytes(64) + IDENTITIES[2].sign(moved))
 
 
 def replayed_adverts_are_refused(scheme: ModuleType) -> None:
@@ -244,32 +240,35 @@ WEAK = [bytes(32), b"\1" + bytes(31), b"\xec" + b"\xff" * 30 + b"\x7f"]
 
 
 def keys_that_hide_nothing_are_refused(scheme: ModuleType) -> None:
+    """The server drops a client that signs them, and others refuse it when they need the key."""
     for weak, part in itertools.product(WEAK, (0, 1)):
-        good = X25519PrivateKey.generate().public_key().public_bytes_raw()
-        keys = weak + good if part == 0 else good + weak
-        bad = signed_keys(a_sum(), 2, keys)
+        network = Network(a_sum(), scheme=scheme)
 
-        def up(step: int, client: str, answer: bytes, bad=bad) -> bytes:
-            return bad if (step, client) == (0, "client 02") else answer
+        def weakened(good: bytes, weak=weak, part=part) -> bytes:
+            keys = [good[:KEY], good[KEY : 2 * KEY]]
+            keys[part] = weak
+            return signed_keys(a_sum(), 2, b"".join(keys))
 
-        network = Network(a_sum(), up=up, scheme=scheme)
+        def up(step: int, client: str, answer: bytes, weakened=weakened) -> bytes:
+            return weakened(answer) if (step, client) == (0, "client 02") else answer
+
+        network.up = up
         network.check("client 02")
-        assert set(network.collector.failed) == {"client 02"}
+        assert network.collector.failed == {"client 02": "has keys that hide nothing"}
         assert not network.refused
-        network = with_advert(Network(a_sum(), scheme=scheme), 2, bad)
-        if part == 1:  # the box is another's to open; that of the mask comes later
-            down = network.down
-            sealed = {}
+        network = Network(a_sum(), scheme=scheme)
 
-            def forged(step: int, client: str, message: bytes, down=down, sealed=sealed) -> bytes:
-                sealed[step] = message
-                return down(step, client, message)
+        def down(
+            step: int, client: str, message: bytes, weakened=weakened, network=network
+        ) -> bytes:
+            if step != 1 or client != network.sum.cohort[0]:
+                return message
+            each = rows(network, message, ADVERT)
+            return packed(network, {**each, 2: weakened(each[2])})
 
-            network.down = forged
+        network.down = down
         network.run()
-        assert network.refused["client 00"][0] == 1 + part
-        # What came first, where the mask's key is bad, is the box that can't be opened.
-        assert part or "hides nothing" in network.refused["client 00"][1]
+        check_refused(network, 1 + part, 0, because="hides nothing")
 
 
 def too_few_are_refused(step: int, width: int, others: int) -> Proof:
@@ -345,7 +344,7 @@ def shares_of_strangers_are_refused(scheme: ModuleType) -> None:
             return message
         return trimmed(network, message, ADVERT, 4)
 
-    def up(step: int, client: str, answer: bytes) -> bytes:
+    def up(step: int, _: str, answer: bytes) -> bytes:
         return answer.ljust(COMMITMENT + 4 * SEALED, b"\0") if step == 1 else answer
 
     network.down, network.up = down, up
@@ -473,7 +472,7 @@ def nobody_may_miss_in_a_complete_sum(scheme: ModuleType) -> None:
         assert network.stopped[0] == step
     network = Network(a_sum(complete=True), scheme=scheme)
 
-    def down(step: int, client: str, message: bytes) -> bytes:
+    def down(step: int, _: str, message: bytes) -> bytes:
         return trimmed(network, message, 0, 4) if step == 3 else message
 
     network.down = down
@@ -507,6 +506,7 @@ def a_split_view_opens_nothing(scheme: ModuleType) -> None:
 def false_signatures_are_refused(scheme: ModuleType) -> None:
     """Nonsense, of another sum, of others, of somebody who is not in the sum."""
     n, survivors = 7, range(6)
+    earlier = Network(a_sum(n), gone={2: ["client 06"]}, scheme=scheme).run().heard[3]
     for name in ("nonsense", "earlier sum", "another's", "of another label", "not in the sum"):
         network = Network(a_sum(n, number=1), gone={2: ["client 06"]}, scheme=scheme).run(3)
         sum = network.sum
@@ -515,7 +515,7 @@ def false_signatures_are_refused(scheme: ModuleType) -> None:
         if name == "nonsense":
             signed[2] = bytes(SIGNATURE)
         elif name == "earlier sum":
-            signed[2] = agreement(replace(sum, number=0), 2, survivors)
+            signed[2] = earlier["client 02"]
         elif name == "another's":
             signed[2] = signed[3]
         elif name == "of another label":
@@ -553,7 +553,7 @@ def messages_of_another_length_are_refused(scheme: ModuleType) -> None:
         for change in (
             lambda message: message[:-1],
             lambda message: message + b"\0",
-            lambda message: b"",
+            lambda _: b"",
             lambda message: b"\2" + message[1:],
         ):
             network = Network(a_sum(), scheme=scheme).run(step)
@@ -819,3 +819,311 @@ PROOFS: list[Proof] = [
 @pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: proof.__name__)
 def test_proof(proof: Proof) -> None:
     proof(masking)
+
+
+# --- bugs that the proofs must find ---
+
+SOURCE = inspect.getsource(masking)
+
+
+def compiled(tree: ast.Module) -> ModuleType:
+    """A copy of the module from another source."""
+    module = ModuleType(masking.__name__)
+    exec(compile(ast.fix_missing_locations(tree), masking.__file__, "exec"), vars(module))
+    return module
+
+
+def with_text(*changes: tuple[str, str]) -> ModuleType:
+    """A copy in which something else is written."""
+    source = SOURCE
+    for old, new in changes:
+        assert source.count(old) == 1, old
+        source = source.replace(old, new)
+    return compiled(ast.parse(source))
+
+
+class Checks(ast.NodeTransformer):
+    """Finds all checks: conditions under which something is raised or a client fails, and calls of
+    functions that check. Leaves one out, if it is told which."""
+
+    def __init__(self, without: str | None = None) -> None:
+        self.without, self.found = without, []
+        self.within = ""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        self.within = node.name
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST:
+        body = "\n".join(map(ast.unparse, node.body))
+        condition = ast.unparse(node.test)
+        if ("raise " in body or "_fail(" in body) and self.is_left_out(condition):
+            node.test = ast.Constant(False)
+        joins = self.within == "_joined" and body.startswith("return ")
+        if joins and self.is_left_out(condition):
+            node.test = ast.Constant(True)
+        return self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        text = ast.unparse(node.value)
+        if text.startswith("_check") and self.is_left_out(text):
+            return ast.Pass()
+        return node
+
+    def is_left_out(self, text: str) -> bool:
+        name = f"{self.within}: {text}"
+        self.found.append(name)
+        return name == self.without
+
+
+LEFT_OUT: dict[str, Proof] = {
+    # A client's session.
+    "party: sum.session != (self._session or sum.session)": a_sum_is_played_once,
+    "party: sum.number <= self._number": a_sum_is_played_once,
+    "party: sum.keys[position] != self._identity.public": a_key_that_is_not_its_own_is_refused,
+    # A client's steps.
+    "answer: step != self._step or step >= len(steps)": steps_come_once_and_in_order,
+    "_share: _check_enough(self._sum, adverts)": too_few_keys,
+    "_share: adverts.get(self._me) != self._adverts[self._me]": (
+        another_advert_of_its_own_is_refused
+    ),
+    "_share: not _signed_advert(self._sum, position, advert)": swapped_keys_are_refused,
+    "_share: (twice := _with_keys_of_others(adverts))": keys_that_are_there_twice_are_refused,
+    "_upload: position not in self._secrets": shares_of_strangers_are_refused,
+    "_upload: opened is None": tampered_shares_are_refused,
+    "_upload: _check_enough(self._sum, self._shares)": too_few_shares,
+    "_upload: vector.dtype != self._sum.dtype or vector.shape != (self._sum.length,)": (
+        wrong_vectors_are_not_sent
+    ),
+    "_agree: _check_enough(self._sum, survivors)": too_few_survivors,
+    "_agree: not survivors.keys() <= self._shares.keys()": false_survivors_are_refused,
+    "_agree: self._me not in survivors": false_survivors_are_refused,
+    "_unmask: _check_enough(self._sum, signatures)": too_few_signatures,
+    "_unmask: not signatures.keys() <= set(self._survivors)": false_signatures_are_refused,
+    "_unmask: not _signed_survivors(self._sum, position, self._survivors, signature)": (
+        a_split_view_opens_nothing
+    ),
+    # The server's.
+    "take: len(answer) != self._reply_length": nonsense_drops_a_client_and_not_the_run,
+    "total: not self._known": there_is_no_total_before_the_end,
+    "_adverts_in: not _signed_advert(self._sum, position, advert)": replayed_adverts_are_refused,
+    "_adverts_in: not _usable(advert)": keys_that_hide_nothing_are_refused,
+    "_adverts_in: _check_enough(self._sum, self._adverts)": too_few_end_the_run_at_once,
+    "_shares_in: _check_enough(self._sum, answers)": too_few_end_the_run_at_once,
+    "_vectors_in: _check_enough(self._sum, answers)": too_few_end_the_run_at_once,
+    "_signed: not _signed_survivors(self._sum, position, self._there, bytes(answer))": (
+        nonsense_drops_a_client_and_not_the_run
+    ),
+    "_signed: _check_enough(self._sum, signatures)": too_few_end_the_run_at_once,
+    "_revealed: _check_enough(self._sum, answers)": too_few_end_the_run_at_once,
+    "_joined: right(position, secret)": wrong_shares_are_found,
+    # Both ends'.
+    "_unpack: len(message) != n + width * len(there) or set(has) - {0, 1}": (
+        messages_of_another_length_are_refused
+    ),
+    "_check_enough: len(who) < sum.threshold": too_few_keys,
+}
+
+
+def test_every_check_can_be_left_out() -> None:
+    """So that a new one needs a proof."""
+    finder = Checks()
+    finder.visit(ast.parse(SOURCE))
+    assert finder.found == list(dict.fromkeys(finder.found))
+    assert set(finder.found) == set(LEFT_OUT)
+
+
+def check_fails(proof: Proof, scheme: ModuleType) -> None:
+    """That a proof finds the bug in a scheme."""
+    with pytest.raises((Exception, pytest.fail.Exception)):
+        proof(scheme)
+
+
+@pytest.mark.parametrize(("check", "proof"), LEFT_OUT.items(), ids=list(LEFT_OUT))
+def test_a_check_that_is_left_out_is_missed(check: str, proof: Proof) -> None:
+    check_fails(proof, compiled(Checks(without=check).visit(ast.parse(SOURCE))))
+
+
+SELF_MASK = "masks = [(_self_mask(self._sum, self._me, self._seed), 1)]"
+PAIR_MASK = "masks.append(_pair_mask(self._sum, self._me, position, secret))"
+
+WRITTEN: dict[str, tuple[Proof, list[tuple[str, str]]]] = {
+    "no masks at all": (uploads_are_uniform, [("        add_masks(masked, masks)\n", "")]),
+    "no masks at all, and the server's state": (
+        no_vector_is_in_the_servers_state,
+        [("        add_masks(masked, masks)\n", "")],
+    ),
+    "no mask of its own": (
+        all_that_is_derived_leaves_vectors_uniform,
+        [
+            (SELF_MASK, "masks = []"),
+            ("masks.append((_self_mask(self._sum, position, seed), -1))", "pass"),
+        ],
+    ),
+    "no masks of pairs": (
+        all_that_is_derived_leaves_vectors_uniform,
+        [
+            (PAIR_MASK, "pass"),
+            ("masks.append(_pair_mask(self._sum, position, survivor, secret))", "pass"),
+        ],
+    ),
+    "masks of half of the numbers": (
+        uploads_are_uniform,
+        [("add_masks(masked, masks)", "add_masks(masked[::2], masks)")],
+    ),
+    "masks of one byte less": (
+        uploads_are_uniform,
+        [
+            (
+                "add_masks(masked, masks)",
+                "add_masks(masked, masks); masked &= masked.dtype.type(-257 % 2**32)",
+            )
+        ],
+    ),
+    "masks that begin again in every thread": (
+        masks_do_not_repeat,
+        [("(offset // 16).to_bytes", "(0).to_bytes"), ("min(4, os.cpu_count() or 1)", "2")],
+    ),
+    "masks that begin again in every chunk": (
+        masks_do_not_repeat,
+        [
+            ("encryptor.update_into(zeros[: some.nbytes], stream)", "stream[:] = again"),
+            ("zeros, stream =", "again, stream ="),
+            ("memoryview(bytes(size)), bytearray(size + 15)", "os.urandom(size), bytearray(size)"),
+        ],
+    ),
+    "a seed that is always the same": (
+        masks_are_fresh,
+        [("secrets.token_bytes(KEY)", "bytes(KEY)")],
+    ),
+    "keys that are always the same": (
+        masks_are_fresh,
+        [
+            (
+                "self._mask_key = X25519PrivateKey.generate()",
+                "self._mask_key = X25519PrivateKey.from_private_bytes(bytes([position] * KEY))",
+            )
+        ],
+    ),
+    "keys and signatures of any sum": (every_key_has_one_purpose, [(" + sum.context", "")]),
+    "signatures of any sum": (replayed_adverts_are_refused, [(" + sum.context", "")]),
+    "survivors of any sum": (
+        false_signatures_are_refused,
+        [('_bound(sum, b"survivors") +', 'b"survivors" +')],
+    ),
+    "keys of any client": (
+        every_key_has_one_purpose,
+        [('{len(positions)}I", *positions)', '0I")')],
+    ),
+    "adverts of any client": (
+        adverts_of_others_are_refused,
+        [
+            ('_bound(self._sum, b"advert", self._me)', '_bound(self._sum, b"advert")'),
+            (
+                'verify(sum.keys[position], signature, _bound(sum, b"advert", position) + keys)',
+                'any(verify(key, signature, _bound(sum, b"advert") + keys) for key in sum.keys)',
+            ),
+        ],
+    ),
+    "keys of any use": (every_key_has_one_purpose, [(' + label + b"\\0"', "")]),
+    "keys of no secret": (
+        every_key_has_one_purpose,
+        [(".derive(secret)", ".derive(bytes(KEY))")],
+    ),
+    "boxes of no direction": (
+        boxes_have_a_direction,
+        [
+            (
+                "AESGCM(key).encrypt",
+                'AESGCM(_derived(secret, _bound(sum, b"seal"))).encrypt',
+            ),
+            (
+                "AESGCM(key).decrypt",
+                'AESGCM(_derived(secret, _bound(sum, b"seal"))).decrypt',
+            ),
+        ],
+    ),
+    "boxes that are open": (
+        nothing_secret_passes_the_server,
+        [
+            ("AESGCM(key).encrypt(bytes(12), shares, None)", "shares + bytes(TAG)"),
+            ("AESGCM(key).decrypt(bytes(12), sealed, None)", "sealed[:-TAG]"),
+        ],
+    ),
+    "boxes of no tag": (
+        tampered_shares_are_refused,
+        [
+            (
+                "return AESGCM(key).decrypt(bytes(12), sealed, None)",
+                "return Cipher(algorithms.AES(key), modes.CTR(bytes(15) + b'\\2'))"
+                ".decryptor().update(sealed[:-TAG])",
+            )
+        ],
+    ),
+    "a commitment that is the seed": (
+        nothing_secret_passes_the_server,
+        [('return _derived(seed, _bound(sum, b"commitment", position))', "return seed")],
+    ),
+    "keys that nobody checks": (
+        keys_that_hide_nothing_are_refused,
+        [
+            (
+                'raise FederationError("a client has a key that hides nothing") from error',
+                "return bytes(KEY)",
+            )
+        ],
+    ),
+    "clients with others' keys stay": (
+        keys_that_are_there_twice_are_refused,
+        [("            del self._adverts[position]\n", "")],
+    ),
+    "the other secret is revealed": (
+        nothing_secret_passes_the_server,
+        [("revealed.append(of_seed if", "revealed.append(of_key if")],
+    ),
+    "a step that fails can be tried again": (
+        steps_come_once_and_in_order,
+        [("self._step = len(steps)  #", "pass  #")],
+    ),
+    "steps are not counted": (
+        steps_come_once_and_in_order,
+        [("self._step = step + 1", "self._step = step")],
+    ),
+    "seeds that are not compared": (
+        shares_of_another_seed_are_found,
+        [("== self._commitments[position]", "!= b''")],
+    ),
+    "keys that are not compared": (
+        wrong_shares_are_found,
+        [("return public == _keys(self._adverts[position])[1]", "return True")],
+    ),
+    "shares to spare are not used": (
+        wrong_shares_are_found,
+        [("range(len(points) if len(points) > n else 1)", "range(1)")],
+    ),
+    "a total of too few": (
+        there_is_no_total_before_the_end,
+        [("        self._known = False\n", "        self._known = True\n")],
+    ),
+    "masks that are the vector's own memory": (
+        worlds_of_equal_sums_look_alike,
+        [("masked = vector.copy()", "masked = vector"), ("add_masks(masked, masks)", "pass")],
+    ),
+}
+
+
+@pytest.mark.parametrize("bug", WRITTEN)
+def test_a_planted_bug_is_found(bug: str) -> None:
+    proof, changes = WRITTEN[bug]
+    check_fails(proof, with_text(*changes))
+
+
+def test_a_lower_threshold_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sum, "threshold", property(lambda _: 3))
+    check_fails(nobody_may_miss_in_a_complete_sum, masking)
+
+
+def test_a_copy_without_a_bug_passes() -> None:
+    """So that what is found above is the bug, and not the copy."""
+    for proof in {*LEFT_OUT.values(), *(proof for proof, _ in WRITTEN.values())}:
+        proof(with_text())
