@@ -85,11 +85,12 @@ class Timer:
         self.seconds = self.cpu = 0.0
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self, sign: int = 1) -> Iterator[None]:
+        """Add what happens inside, or take it out again with the sign -1."""
         seconds, cpu = time.perf_counter(), time.process_time()
         yield
-        self.seconds += time.perf_counter() - seconds
-        self.cpu += time.process_time() - cpu
+        self.seconds += sign * (time.perf_counter() - seconds)
+        self.cpu += sign * (time.process_time() - cpu)
 
 
 def least(timers: Sequence[Timer], what: str) -> dict[str, float]:
@@ -288,6 +289,7 @@ def play_round(scheme: str | None, clients: int, bits: int, layout: ParameterLay
     )
     plan = Plan(secure_aggregation=scheme, secure_aggregation_bits=bits)
     sums = SecureSums(plan, Clients.join(transport, plan))
+    sums.rows = clients
     sums.begin()
     transport.down, transport.up = Counter(), Counter()  # what is done once does not count
     rule = create_aggregator("fedavg")
@@ -296,8 +298,6 @@ def play_round(scheme: str | None, clients: int, bits: int, layout: ParameterLay
         rule=rule,
         state=rule.initial(vector),
         layout=layout,
-        rows=clients,
-        metrics=METRICS,
         hear=lambda replies: None,
     )
     assert len(combined.survivors) == clients
@@ -407,9 +407,10 @@ class Neighbours:
         from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
         from flwr.compat.common.recorddict_compat import fitres_to_recorddict
 
-        parameters = ndarrays_to_parameters([self.change])
-        result = FitRes(Status(Code.OK, ""), parameters, 1, {})
-        return Message(fitres_to_recorddict(result, keep_input=False), reply_to=message)
+        with self.timers[message.metadata.dst_node_id].running(-1):
+            parameters = ndarrays_to_parameters([self.change])
+            result = FitRes(Status(Code.OK, ""), parameters, 1, {})
+            return Message(fitres_to_recorddict(result, keep_input=False), reply_to=message)
 
 
 def secaggplus(clients: int, parameters: int) -> tuple[list[Timer], Timer, int]:
@@ -417,7 +418,9 @@ def secaggplus(clients: int, parameters: int) -> tuple[list[Timer], Timer, int]:
     from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
     from flwr.server import LegacyContext
     from flwr.server.workflow import SecAggPlusWorkflow
+    from flwr.supercore.task_identity import TaskIdentity
 
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = 0, 0, 0
     grid = Neighbours(clients, parameters)
     state = RecordDict(
         {

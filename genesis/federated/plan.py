@@ -204,6 +204,14 @@ class Plan:
         promise = self.promise
         if promise is None:
             return
+        promise.check_secure(secure=self.scheme is not None)
+        if promise.unit == "client" and promise.trust == "server" and self.scheme is not None:
+            raise PlanError(
+                "a server that adds the noise must see each client's update, which secure "
+                "aggregation hides",
+                got='unit "client" and trust "server"',
+                do='use trust "distributed"',
+            )
         if promise.ledger is not None or promise.budget is not None:
             raise PlanError(
                 "ledger and budget belong to the owner of a table",
