@@ -289,7 +289,7 @@ def play_round(scheme: str | None, clients: int, bits: int, layout: ParameterLay
     )
     plan = Plan(secure_aggregation=scheme, secure_aggregation_bits=bits)
     sums = SecureSums(plan, Clients.join(transport, plan))
-    sums.rows = clients
+    sums.rows, sums.measured = clients, METRICS
     sums.begin()
     transport.down, transport.up = Counter(), Counter()  # what is done once does not count
     rule = create_aggregator("fedavg")
@@ -298,8 +298,9 @@ def play_round(scheme: str | None, clients: int, bits: int, layout: ParameterLay
         rule=rule,
         state=rule.initial(vector),
         layout=layout,
-        hear=lambda replies: None,
+        hear=list,
     )
+    assert combined.vector is not None
     assert len(combined.survivors) == clients
     assert torch.allclose(combined.vector, vector + 1e-3, atol=1e-5)
     return transport
@@ -313,7 +314,8 @@ def traffic(scheme: str) -> None:
     cases = {"masking": [(n, b) for n in (10, 100) for b in (32, 24)], "paillier": [(3, 24)]}
     for clients, bits in cases[scheme]:
         plain, secure = (play_round(each, clients, bits, layout) for each in (None, scheme))
-        name = named(clients)[-1]  # the first one may be a key holder, with more to carry
+        of_plain = plain.down.total() // clients + plain.up.total() // clients
+        first, *_, name = named(clients)  # the first one may be a key holder, with more to carry
         down, up = secure.down[name], secure.up[name]
         vectors = layout.size * (4 + bits // 8)
         show(
@@ -322,17 +324,13 @@ def traffic(scheme: str) -> None:
             clients=clients,
             bits=bits,
             parameters=layout.size,
-            plain_kb=round((plain.down[name] + plain.up[name]) / 1e3, 1),
+            plain_kb=round(of_plain / 1e3, 1),
             down_kb=round(down / 1e3, 1),
             up_kb=round(up / 1e3, 1),
-            beside_vectors_kb=round((down + up - vectors) / 1e3, 1),
-            ratio=round((down + up) / (plain.down[name] + plain.up[name]), 4),
+            more_kb=round((down + up - vectors - of_plain + 8 * layout.size) / 1e3, 1),
+            ratio=round((down + up) / of_plain, 4),
             up_ratio=round(up / plain.up[name], 4),
-            first_client_ratio=round(
-                (secure.down.total() + secure.up.total() - (clients - 1) * (down + up))
-                / (plain.down[name] + plain.up[name]),
-                4,
-            ),
+            first_ratio=round((secure.down[first] + secure.up[first]) / of_plain, 4),
         )
 
 
@@ -360,7 +358,7 @@ class Neighbours:
         self.contexts = {node: context(node) for node in range(1, self.clients + 1)}
         self.timers = {node: Timer() for node in self.contexts}
         self.asking = Timer()
-        self.bytes = 0
+        self.down = self.up = 0
         _, self.change = rounding(self.parameters, self.clients, 32)
         self.found: Any = None
 
@@ -382,23 +380,21 @@ class Neighbours:
 
     def send_and_receive(self, messages: Sequence[Any], timeout: float | None) -> list[Any]:
         from flwr.client.mod import secaggplus_mod
-        from flwr.common.serde import recorddict_to_proto
-
-        def size(content: Any) -> int:
-            return int(recorddict_to_proto(content).ByteSize())
+        from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
         replies = []
         with self.asking.running():
             for message in messages:
                 node = message.metadata.dst_node_id
-                message.metadata.message_id = secrets.token_hex(8)
-                if node == 1:
-                    self.bytes += size(message.content)
+                sent = recorddict_to_proto(message.content)
+                message.content = recorddict_from_proto(sent)  # the mod changes what it is given
+                message.metadata.__dict__["_message_id"] = secrets.token_hex(8)
                 with self.timers[node].running():
-                    replies.append(secaggplus_mod(message, self.contexts[node], self.train))
-                replies[-1].metadata._src_node_id = node
-                if node == 1:
-                    self.bytes += size(replies[-1].content)
+                    reply = secaggplus_mod(message, self.contexts[node], self.train)
+                reply.metadata.__dict__["_src_node_id"] = node
+                self.down += sent.ByteSize()
+                self.up += recorddict_to_proto(reply.content).ByteSize()
+                replies.append(reply)
         return replies
 
     def train(self, message: Any, context: Any) -> Any:
@@ -413,9 +409,10 @@ class Neighbours:
             return Message(fitres_to_recorddict(result, keep_input=False), reply_to=message)
 
 
-def secaggplus(clients: int, parameters: int) -> tuple[list[Timer], Timer, int]:
-    """Times of the clients and of the server in Flower's workflow, and bytes of one client."""
+def secaggplus(clients: int, parameters: int) -> tuple[list[Timer], Timer, dict[str, float]]:
+    """Times of the clients and of the server in Flower's workflow, and its traffic."""
     from flwr.app import ArrayRecord, ConfigRecord, Context, RecordDict
+    from flwr.common import parameters_to_ndarrays
     from flwr.server import LegacyContext
     from flwr.server.workflow import SecAggPlusWorkflow
     from flwr.supercore.task_identity import TaskIdentity
@@ -434,10 +431,13 @@ def secaggplus(clients: int, parameters: int) -> tuple[list[Timer], Timer, int]:
     whole = Timer()
     with whole.running():
         workflow(grid, context)
-    assert grid.found is not None, "the workflow was halted"
+    (found,) = parameters_to_ndarrays(grid.found)
+    assert np.allclose(found, grid.change, atol=1e-5), "the workflow found another mean"
     whole.seconds -= grid.asking.seconds
     whole.cpu -= grid.asking.cpu
-    return list(grid.timers.values()), whole, grid.bytes
+    plain = 4 * parameters * clients
+    ratios = {"ratio": (grid.down + grid.up) / (2 * plain), "up_ratio": grid.up / plain}
+    return list(grid.timers.values()), whole, {k: round(v, 3) for k, v in ratios.items()}
 
 
 @secure_aggregation.command()
@@ -449,12 +449,12 @@ def flower(clients: int, parameters: int, repeats: int) -> None:
     identities = {name: Identity.generate() for name in named(clients)}
     ours: tuple[list[Timer], list[Timer]] = ([], [])
     theirs: tuple[list[Timer], list[Timer]] = ([], [])
-    traffic = 0
+    ratios: dict[str, float] = {}
     for _ in range(repeats):
         parties, server = masked(identities, parameters, 32)
         ours[0].extend(parties)
         ours[1].append(server)
-        parties, server, traffic = secaggplus(clients, parameters)
+        parties, server, ratios = secaggplus(clients, parameters)
         theirs[0].extend(parties)
         theirs[1].append(server)
     around = time_rounding(parameters, clients, 32, 20)
@@ -475,8 +475,78 @@ def flower(clients: int, parameters: int, repeats: int) -> None:
             parameters=parameters,
             **client,
             **server_times,
-            **({} if who == "ours" else {"ratio": round(traffic / (8 * parameters), 3)}),
+            **(ratios if who == "flower" else {}),
         )
+
+
+# --- paillier ---
+
+
+@secure_aggregation.command()
+@click.option("--key-bits", default=3072)
+@click.option("--sample", default=200)
+@click.option("--repeats", default=3)
+def paillier(key_bits: int, sample: int, repeats: int) -> None:
+    """One client and the key holder at 24 bits, and phe with the same key and plaintexts."""
+    from gmpy2 import mpz
+    from phe.paillier import PaillierPrivateKey, PaillierPublicKey
+
+    from genesis.federated.secagg.paillier.keys import SecretKey, write_numbers
+    from genesis.federated.secagg.paillier.mac import SumMac
+    from genesis.federated.secagg.paillier.packing import Packing
+    from genesis.federated.secagg.paillier.randomness import Pool, Powers, n_cores
+
+    secret = SecretKey.generate(key_bits)
+    public = secret.public
+    packing = Packing(PARAMETERS, 24, public)
+    mac = SumMac(secrets.token_bytes(32), secrets.token_bytes(32), public.n)
+    vector = np.random.default_rng(0).integers(0, 2**24, PARAMETERS).astype(np.uint32)
+
+    preparing, online = Timer(), []
+    pool = Pool(Powers.of(public), public.width, n_cores())
+    with preparing.running():
+        pool.order(packing.count + 1)
+        randomness = pool.take(packing.count + 1)
+    for _ in range(repeats):  # never twice with the same randomness but here
+        online.append(Timer())
+        with online[-1].running():
+            plaintexts = packing.pack(vector)
+            plaintexts.append(mac.tag(plaintexts, 0))
+            ciphertexts = public.encrypt(plaintexts, randomness)
+            upload = write_numbers(ciphertexts, public.width)
+
+    n = len(plaintexts)
+    theirs = PaillierPublicKey(int(public.n))
+    their_secret = PaillierPrivateKey(theirs, int(secret.p), int(secret.q))
+    powers, some, of_holder = Powers.of(public), plaintexts[:sample], Powers.of(public, secret)
+    list(powers.draw(1)), list(of_holder.draw(1))  # makes their tables, once in a session
+    theirs_some = [int(plaintext % public.n) for plaintext in some]
+    work: dict[str, Callable[[], Any]] = {
+        "preparation": lambda: list(powers.draw(sample)),
+        "preparation_of_holder": lambda: list(of_holder.draw(sample)),
+        "phe_encryption": lambda: [theirs.raw_encrypt(each) for each in theirs_some],
+        "decryption": lambda: secret.decrypt(ciphertexts[:sample]),
+        "phe_decryption": lambda: [
+            their_secret.raw_decrypt(int(each)) for each in ciphertexts[:sample]
+        ],
+    }
+    assert [mpz(each) for each in work["phe_decryption"]()] == work["decryption"]()
+    timers: dict[str, list[Timer]] = {name: [] for name in work}
+    for _ in range(repeats):
+        for name, each in work.items():
+            timers[name] += repeated(each, 1)
+    core = {name: min(timer.cpu for timer in each) for name, each in timers.items()}
+    show(
+        what="paillier",
+        key_bits=key_bits,
+        ciphertexts=n,
+        cores=n_cores(),
+        preparation_s=round(preparing.seconds, 2),
+        online_s=round(min(timer.seconds for timer in online), 3),
+        upload_ratio=round(len(upload) / (4 * PARAMETERS), 3),
+        **{f"{name}_core_s_scaled": round(s / sample * n, 1) for name, s in core.items()},
+        phe_unpacked_hours_scaled=round(core["phe_encryption"] / sample * PARAMETERS / 3600, 2),
+    )
 
 
 # --- fidelity ---

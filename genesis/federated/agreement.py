@@ -152,7 +152,7 @@ def _answers(
         total, rows, replies = sums.counts(request, int(ends[-1]))
         sums.rows = rows
         _check_possible(total, questions, "the clients", private=promise.is_private)
-    return np.split(total, ends[:-1]), replies, rows
+    return np.split(total, ends[:-1]), replies, max(rows, 0)  # negative by noise alone
 
 
 def _with_noise(
@@ -164,7 +164,9 @@ def _with_noise(
 ) -> tuple[list[npt.NDArray[np.int64]], float, int]:
     """Sums, the standard deviation of the noise in them, and the rows that they count."""
     deviation = promise.noise_in(replies)
-    if promise.hides_clients:
+    if promise.hides_clients and not promise.adds_noise:
+        promise.pay_counts(schema)
+    elif promise.hides_clients:
         answers, deviation = promise.noisy_counts(schema, answers, rows // len(replies))
     return answers, deviation, rows
 

@@ -1,7 +1,8 @@
 """A client's part in a promise of privacy: what it may tell of its rows, and what it has told.
 
 Where records are hidden, a `Guard` adds all noise before anything leaves. Where whole clients are
-hidden, the server adds the noise, and a client tells nothing beside weighted counts and updates.
+hidden, the server adds the noise, or a `ClientGuard` adds a share of it, and a client tells nothing
+beside weighted counts and updates.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,6 +30,8 @@ from genesis.errors import (
 from genesis.federated.parts import Parts
 from genesis.models import model_class
 from genesis.privacy.budget import Privacy
+from genesis.privacy.client_guard import ClientGuard
+from genesis.privacy.client_level import WEIGHT
 from genesis.privacy.dp_sgd import PrivateSteps
 from genesis.privacy.guard import Guard
 from genesis.privacy.ledger import LedgerFile
@@ -41,7 +44,6 @@ __all__ = ["ClientPromise"]
 
 log = logging.getLogger(__name__)
 
-WEIGHT = 1000  # what a client's counts add up to where whole clients are hidden
 GUARD = "privacy.json"  # what a client remembers of its promise, beside its checkpoints
 
 
@@ -60,7 +62,8 @@ class ClientPromise:
     def __init__(self, client_id: str, own: Privacy | None, parts: Parts) -> None:
         self.client_id, self.own = client_id, own
         self.guard: Guard | None = None  # once a promise about records is known
-        self.hidden = False  # whether the server hides all of this client
+        self.whole: ClientGuard | None = None  # once one is to hide all of this client in sums
+        self.hidden = False  # whether all of this client is hidden, by the server or in sums
         self.returning = False  # whether the server knows it from before a restart, as it says
         self.remembered: Mapping[str, Any] | None = None  # `memory` of before, if no folder has it
         self._parts = parts
@@ -91,24 +94,35 @@ class ClientPromise:
                 f"client '{self.client_id}' hides its records, and the run hides whole clients",
                 do="leave one of the two promises out",
             )
-        promise = plans if own is None else own if plans is None else own.stricter(plans)
-        if self.guard is not None and (self.guard.run, self.guard.privacy) == (run, promise):
+        if own is not None:
+            promise: Privacy | None = own.by_itself() if plans is None else own.stricter(plans)
+        else:
+            promise = plans
+        begun = self._begun
+        if begun is not None and (begun.run, begun.privacy) == (run, promise):
             return  # asked again, by a server that was started again
-        if self.guard is not None and self.guard.ledger.events:
+        if begun is not None and begun.ledger.events:
             # A promise is for all that leaves, and a new one would begin with an empty ledger.
             raise PrivacyError(
                 "this client has released statistics under another promise already",
                 do="let the server go on with the run, or start the client again",
             )
-        self.hidden, self.guard = hidden, None
-        if promise is None or hidden:
+        self.hidden, self.guard, self.whole, self._counted = hidden, None, None, None
+        if promise is None or (hidden and not promise.needs_secure_aggregation):
             return
-        self.guard = Guard(promise, run=run, file=_ledger_file(promise))
-        self._counted = None
-        kept = self._kept()
-        if kept is not None and kept.get("run") == run:
-            self.guard.restore(kept)
+        if hidden:
+            self.whole = ClientGuard(promise, run=run)
+        else:
+            self.guard = Guard(promise, run=run, file=_ledger_file(promise))
+        kept, begun = self._kept(), self._begun
+        if begun is not None and kept is not None and kept.get("run") == run:
+            begun.restore(kept)
             self._counted = kept.get("counted")
+
+    @property
+    def _begun(self) -> Guard | ClientGuard | None:
+        """What this client adds noise with, if it does."""
+        return self.guard or self.whole
 
     def check_budget(self) -> None:
         """Make sure, before anybody is asked, that the owner's file has room for a whole run.
@@ -148,11 +162,12 @@ class ClientPromise:
             PrivacyError: They were fixed for another schema, or forgotten; or the owner's file has
                 no room for them.
         """
-        if self.guard is None or (known and self.guard.begun):
+        begun = self._begun
+        if begun is None or (known and begun.begun):
             return
-        if self.returning and not known and not self.guard.begun:
+        if self.returning and not known and not begun.begun:
             raise self._forgotten()
-        self.guard.begin(schema)
+        begun.begin(schema)
 
     def labels(self, statistics: ShardStatistics) -> dict[str, list[Label]]:
         """The labels that occur, as far as they may be told.
@@ -171,17 +186,35 @@ class ClientPromise:
         return found
 
     def counts(
-        self, statistics: ShardStatistics, questions: list[Question], rows: int
+        self,
+        statistics: ShardStatistics,
+        questions: list[Question],
+        rows: int,
+        cohort: Sequence[str] | None = None,
     ) -> tuple[npt.NDArray[np.int64], dict[str, Any]]:
         """Counts as they may be told; with the deviation of their noise, and the number of rows.
+
+        Args:
+            statistics: Of the table.
+            questions: What is asked.
+            rows: Of the table.
+            cohort: Ids of the clients over whom the counts are summed in secret, if they are.
 
         Raises:
             PrivacyError: They may not.
         """
         if self.guard is not None:
-            counts = self._noisy_counts(self.guard, statistics, questions)
-            told = {"deviation": self.guard.deviation, "rows": self.guard.count_rows(rows)}
-            return counts, told
+            guard, deviation = self.guard, self.guard.deviation_in(cohort)
+            counts = self._noisy_counts(
+                questions, lambda: guard.answer(statistics, questions, cohort=cohort)
+            )
+            return counts, {"deviation": deviation, "rows": guard.rows_in(rows, cohort)}
+        if self.whole is not None:
+            whole, deviation = self.whole, self.whole.deviation_in(cohort)
+            counts = self._noisy_counts(
+                questions, lambda: whole.answer(statistics, questions, rows=rows, cohort=cohort)
+            )
+            return counts, {"deviation": deviation, "rows": WEIGHT}
         counts = np.concatenate([statistics.answer(question) for question in questions])
         if self.hidden:
             # Every client counts as one: a record's share of it, rounded down, is its weight.
@@ -189,7 +222,7 @@ class ClientPromise:
         return counts, {"deviation": 0.0, "rows": rows}
 
     def _noisy_counts(
-        self, guard: Guard, statistics: ShardStatistics, questions: list[Question]
+        self, questions: list[Question], answer: Callable[[], npt.NDArray[np.int64]]
     ) -> npt.NDArray[np.int64]:
         """Asked the same again by a server that has not heard the answer, it is the same answer.
 
@@ -198,8 +231,7 @@ class ClientPromise:
         asked = json.dumps([question.to_dict() for question in questions], sort_keys=True)
         asked = hashlib.sha256(asked.encode()).hexdigest()
         if self._counted is None or self._counted["asked"] != asked:
-            counts = guard.answer(statistics, questions)
-            self._counted = {"asked": asked, "counts": counts.tolist()}
+            self._counted = {"asked": asked, "counts": answer().tolist()}
         return np.array(self._counted["counts"], dtype=np.int64)
 
     def forget_counts(self) -> None:
@@ -240,6 +272,33 @@ class ClientPromise:
             guard.count_rows(rows)
             guard.plan_training(batch_size=batch_size, epochs=epochs * meta["rounds"])
         return guard.steps(epochs, keep=self.keep)
+
+    def change(
+        self,
+        change: npt.NDArray[np.float32],
+        *,
+        cohort: Sequence[str],
+        threshold: int,
+        n_rounds: int,
+    ) -> npt.NDArray[np.uint32]:
+        """What training changed, as it may go into a sum in which all of this client is hidden.
+
+        Args:
+            change: (P,) the change.
+            cohort: Ids of the clients over whom it is summed in secret; nobody if it is not.
+            threshold: How many of them must be in the sum.
+            n_rounds: Rounds of the plan.
+
+        Raises:
+            PrivacyError: The promise does not allow it.
+        """
+        assert self.whole is not None
+        if not cohort:
+            raise PrivacyError("an update was asked for outside of a secure sum")
+        self.whole.plan_rounds(
+            len(change), clients=len(cohort), threshold=threshold, n_rounds=n_rounds
+        )
+        return self.whole.change(change, cohort=cohort)
 
     def outcome(
         self, asked: str, rounds: int, run: str, number: int
@@ -300,14 +359,13 @@ class ClientPromise:
     # --- what is remembered ---
 
     def memory(self) -> dict[str, Any] | None:
-        """What this client must remember, as JSON values; None without a promise about records."""
-        if self.guard is None:
-            return None
-        return {**self.guard.to_dict(), "counted": self._counted}
+        """What this client must remember, as JSON values; None if it adds no noise."""
+        begun = self._begun
+        return None if begun is None else {**begun.to_dict(), "counted": self._counted}
 
     def keep(self) -> None:
         """Keep that in the folder, before what was released leaves; failing stops the release."""
-        if self.guard is not None and self._parts.folder is not None:
+        if self._begun is not None and self._parts.folder is not None:
             make_private_folder(self._parts.folder)
             write_private(self._parts.folder / GUARD, json.dumps(self.memory()))
 
@@ -328,9 +386,9 @@ class ClientPromise:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """What the guard remembers, for a checkpoint that the server keeps in this process."""
-        if self.guard is None:
+        if self._begun is None:
             return {}
-        text = bytearray(json.dumps(self.guard.to_dict()), "utf-8")
+        text = bytearray(json.dumps(self._begun.to_dict()), "utf-8")
         return {"guard": torch.frombuffer(text, dtype=torch.uint8)}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -339,8 +397,8 @@ class ClientPromise:
         Raises:
             PrivacyError: It was another promise, or makes no sense.
         """
-        if self.guard is not None and "guard" in tensors:
-            self.guard.restore(json.loads(bytes(tensors["guard"].tolist())))
+        if self._begun is not None and "guard" in tensors:
+            self._begun.restore(json.loads(bytes(tensors["guard"].tolist())))
 
 
 def _ledger_file(promise: Privacy) -> LedgerFile | None:

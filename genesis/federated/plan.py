@@ -212,6 +212,8 @@ class Plan:
                 got='unit "client" and trust "server"',
                 do='use trust "distributed"',
             )
+        if promise.unit == "client" and self.scheme is not None:
+            self._check_shared_noise()
         if promise.ledger is not None or promise.budget is not None:
             raise PlanError(
                 "ledger and budget belong to the owner of a table",
@@ -227,6 +229,15 @@ class Plan:
             self._check_client_level(rule)
             return
         check_private_config(self.method, self.config)
+
+    def _check_shared_noise(self) -> None:
+        """Refuse sums that have no room for the noise of all clients."""
+        if self.scheme != "masking" or self.secure_aggregation_bits != 32:
+            raise PlanError(
+                "noise that clients add together needs sums of 32 bits",
+                got=f"secure aggregation {self.scheme!r} with {self.secure_aggregation_bits} bits",
+                do="use masking, with secure_aggregation_bits 32",
+            )
 
     def _check_client_level(self, rule: Aggregator) -> None:
         """Refuse what is more than a sum of clipped updates that count alike."""

@@ -1,7 +1,8 @@
 """The server's part in a promise of privacy: who promised what, and what it came to.
 
 Where records are hidden, clients add all noise themselves and the server only writes down what they
-say. Where whole clients are hidden, the server adds the noise, and keeps the ledger.
+say. Where whole clients are hidden, the server adds the noise, or clients do it together in sums of
+which it sees nothing else; either way it keeps the ledger.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from torch import Tensor
 from genesis.errors import FederationError, ModelFileError, PrivacyError
 from genesis.federated.clients import read
 from genesis.federated.messages import Reply, Update
+from genesis.federated.secagg import threshold_of
 from genesis.privacy.budget import Privacy
 from genesis.privacy.client_level import (
+    COUNTS,
     Adaptive,
     NoisyMean,
     Rounds,
@@ -29,6 +32,7 @@ from genesis.privacy.client_level import (
     check_stated,
     planned_counts,
 )
+from genesis.privacy.distributed import NoisySum, shared_counts
 from genesis.privacy.events import Event, Gaussian, repeated
 from genesis.privacy.ledger import Ledger
 from genesis.privacy.noise import Noise
@@ -58,6 +62,7 @@ class RunPromise:
     clients: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
     private_clients: set[str] = field(default_factory=set, init=False)
     ledger: Ledger = field(default_factory=Ledger, init=False)
+    noisy: NoisySum | None = field(default=None, init=False)  # of rounds, if clients add the noise
     _mean: NoisyMean | None = field(default=None, init=False)
     _rounds: Rounds | None = field(default=None, init=False)
     _multiplier: float = field(default=0.0, init=False)
@@ -66,8 +71,13 @@ class RunPromise:
 
     @property
     def hides_clients(self) -> bool:
-        """Whether the server hides whole clients."""
+        """Whether whole clients are hidden, by the server or by all of them together."""
         return self.privacy is not None and self.privacy.unit == "client"
+
+    @property
+    def adds_noise(self) -> bool:
+        """Whether the server hides whole clients."""
+        return self.privacy is not None and self.privacy.trust == "server"
 
     @property
     def hides_records(self) -> bool:
@@ -177,7 +187,15 @@ class RunPromise:
             noisy.append(np.rint(counts + drawn).astype(np.int64))
         return noisy, deviation
 
-    def begin_rounds(self, parameters: int, clients: int, n_rounds: int, fraction: float) -> None:
+    def pay_counts(self, schema: Schema) -> None:
+        """Write down what counts cost to which all clients together have added the noise."""
+        assert self.privacy is not None
+        if not self.ledger.events:
+            self._spend(shared_counts(schema, self.privacy))
+
+    def begin_rounds(
+        self, parameters: int, clients: int, n_rounds: int, fraction: float, cohort: int
+    ) -> None:
         """Choose the noise of the rounds, for all of them together.
 
         Args:
@@ -185,6 +203,7 @@ class RunPromise:
             clients: Number of clients.
             n_rounds: Rounds of the plan.
             fraction: Share of the clients in a round.
+            cohort: How many that is, where it is the same in every round.
 
         Raises:
             PlanError: So few clients, or so much noise, that nothing could be learnt.
@@ -193,6 +212,9 @@ class RunPromise:
             return
         assert self.privacy is not None
         promise = self.privacy
+        if not self.adds_noise:
+            self._begin_sums(promise, parameters, cohort, n_rounds)
+            return
         self._rounds = rounds = Rounds(clients, n_rounds, fraction, promise.bands)
         if not self._multiplier:  # a run that goes on has it
             self._multiplier = rounds.noise_multiplier(self.ledger.events, promise)
@@ -207,6 +229,28 @@ class RunPromise:
         if self._tensors:
             self._mean.restore(self._tensors)
         self._check_paid()
+
+    def _begin_sums(self, promise: Privacy, parameters: int, clients: int, n_rounds: int) -> None:
+        """The same where all clients of a round add the noise together."""
+        counts = tuple(event for event in self.ledger.events if event.purpose == COUNTS)
+        self.noisy = NoisySum.planned(
+            counts,
+            promise,
+            clients=clients,
+            threshold=threshold_of(clients),
+            parameters=parameters,
+            n_rounds=n_rounds,
+        )
+        check_meaningful(self.noisy.most_noise, parameters, clients, insist=promise.insist)
+
+    def pay_round(self) -> None:
+        """Write down what a round costs to which clients add the noise, whatever becomes of it.
+
+        Raises:
+            PrivacyError: The promise does not allow another one.
+        """
+        if self.noisy is not None:
+            self._spend(self.noisy.event())
 
     def _check_paid(self) -> None:
         """Correlated noise is paid before its first round: later on there cannot be more of them.
@@ -230,8 +274,8 @@ class RunPromise:
     @property
     def max_grad_norm(self) -> float:
         """What updates of whole clients are clipped to in the next round."""
-        assert self._mean is not None
-        return self._mean.max_norm
+        assert self.privacy is not None
+        return self.privacy.max_grad_norm if self._mean is None else self._mean.max_norm
 
     def cohort(self, numbers: Mapping[str, int]) -> list[str]:
         """The clients of the next round, as `Rounds.cohort` says."""

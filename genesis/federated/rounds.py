@@ -249,7 +249,11 @@ class Federation:
         rule = self.plan.aggregator()
         self.state = rule.initial(model.get_vector())
         self.promise.begin_rounds(
-            model.parameters.size, len(self.clients), self.n_rounds, self.plan.client_fraction
+            model.parameters.size,
+            len(self.clients),
+            self.n_rounds,
+            self.plan.client_fraction,
+            min(self._cohort_size, len(self.clients)),
         )
         meta = {
             "encoder": self.encoder.to_dict(),
@@ -264,6 +268,7 @@ class Federation:
         request = Request("prepare", meta=meta, setup=True)
         if self._sums is not None:
             self._sums.note(request)
+            self._sums.noisy = self.promise.noisy
             if not self.promise.is_private:  # else what clients measure stays with them
                 self._sums.measured = (*model_class(self.plan.method).losses, "update_norm")
         replies = self.clients.require(request, "encode its rows", numbered=True, missing_ok=known)
@@ -325,6 +330,7 @@ class Federation:
         assert self._layout is not None
         sends = any(request.meta["send"] != [] for request in requests.values())
         gatherer = self._sums if self._sums is not None and sends else self._seen
+        self.promise.pay_round()
         combined = gatherer.updates(
             requests,
             rule=self.plan.aggregator(),
@@ -385,15 +391,22 @@ class Federation:
 
     def _cohort(self, round: int) -> list[str]:
         """The clients of a round: all of them, or a random share of those who are there."""
-        if self.promise.hides_clients:
+        if self.promise.adds_noise:
             return self.promise.cohort(self.clients.numbers)
-        clients = self.clients.present
-        size = max(math.ceil(self.plan.client_fraction * len(self.clients)), self.plan.min_clients)
+        # Where clients add noise together, it is for as many in every round.
+        clients = self.clients.names if self.promise.hides_clients else self.clients.present
+        size = self._cohort_size
         if size >= len(clients):
             # Those who are away are asked too where everybody counts: they may be on their way.
             return clients if size < len(self.clients) else self.clients.names
         rng = generator(self.seed, Stream.COHORT, round)
         return sorted(rng.choice(clients, size=size, replace=False).tolist())
+
+    @property
+    def _cohort_size(self) -> int:
+        """Clients of a round, if there are as many."""
+        wanted = math.ceil(self.plan.client_fraction * len(self.clients))
+        return max(wanted, self.plan.min_clients)
 
     def _training_requests(self, round: int, cohort: list[str]) -> dict[str, Request]:
         """What each client is sent: the parameters it lacks, and how to train."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from genesis.errors import FederationError, GenesisError, PlanError
+from genesis.errors import FederationError, GenesisError, PlanError, PrivacyError
 from genesis.federated.messages import Reply, Request
 from genesis.federated.secagg import ClientSide, Party, Ring, Scheme, Sum, scheme
 from genesis.federated.secagg.identity import Identity, Trust, key_text, read_key
@@ -41,6 +41,7 @@ SUMMED = ("count", "train", "collect")  # requests whose answers are added up
 HIDDEN: dict[str, dict[str, Any]] = {"prepare": {"rows": None}, "train": {"metrics": {}}}
 """What a reply in the clear says instead of what only a sum may tell."""
 TOLD = ("spent", "private", "deviation", "error_type")  # what else of an answer leaves the client
+ALL = "*"  # in place of the names of all parts of a model
 
 
 @dataclass
@@ -92,6 +93,9 @@ class SecureShard:
         self._open: _Open | None = None
         self._number = -1
         self._revealed: set[str] = set()  # "kind round" of sums that this client let be opened
+        self._shown: set[str] = set()  # parts whose change was in them, and was not replaced since
+        self._counted: str | None = None  # digest of the roster whose statistics were opened
+        self._total: int | None = None  # rows of all clients, as the server once said
         self._working: Future[Reply] | None = None
 
     @property
@@ -156,7 +160,8 @@ class SecureShard:
         if self._identity is None:
             self._identity = Identity.generate()
         if session != self._session:
-            self._number, self._revealed = -1, self._recall(session)
+            self._number = -1
+            self._recall(session)
         self._session, self._scheme = session, scheme(name)
         self._side = self._scheme.ClientSide(self.client_id, self._identity, **self._options)
         self._open, self._keys = None, {}
@@ -172,7 +177,14 @@ class SecureShard:
                 f"the server tells others another key of client '{self.client_id}' than it has",
                 do="do not go on: somebody may be between",
             )
-        self._keys = self._trust.keys_for(told)
+        keys = self._trust.keys_for(told)
+        if self._counted not in (None, _roster_digest(keys)):
+            raise FederationError(
+                "the server names other clients than those whose values were counted together, and "
+                "two sums over different clients tell of those in which they differ",
+                do="start it again for a new run",
+            )
+        self._keys = keys
         return Reply(self.client_id)
 
     # --- sums ---
@@ -256,6 +268,9 @@ class SecureShard:
         party = side.setup(sum) if inner is None else side.party(sum)
         if party is None:
             raise _out_of_step()
+        if inner is not None:
+            # Noise that clients add together is for this very sum.
+            inner = replace(inner, local={"cohort": cohort, "threshold": sum.threshold})
         return _Open(sum, party, inner, self._begin_work(inner), _digest(request))
 
     def _inner(self, request: Request) -> Request:
@@ -264,10 +279,22 @@ class SecureShard:
         kind, round = str(told["kind"]), int(told["round"])
         if kind not in SUMMED:
             raise FederationError("a sum of what cannot be summed was asked for")
-        if kind != "count" and f"{kind} {round}" in self._revealed:
-            raise _asked_twice(round)
         arrays = {name: array for name, array in request.arrays.items() if name != "message"}
-        return Request(kind, round, told["meta"], arrays)
+        inner = Request(kind, round, told["meta"], arrays)
+        if kind == "train" and inner.meta["epochs"] < 1:
+            raise FederationError("the server asks for training that changes nothing")
+        if kind != "count":
+            known = f"{kind} {round}" in self._revealed
+            if known or _overlap(_parts(inner.meta["send"]), self._stale(inner)):
+                raise _asked_twice(round)
+        return inner
+
+    def _stale(self, request: Request) -> set[str]:
+        """Parts whose change was revealed, and is the same still after a request."""
+        if request.kind != "train" or "vector" not in request.arrays:
+            return self._shown
+        receive = request.meta["receive"]
+        return set() if receive is None else self._shown - set(receive)
 
     def _purpose(self, inner: Request) -> bytes:
         """What this client believes that all are asked, and start from."""
@@ -276,6 +303,7 @@ class SecureShard:
             if inner.kind == "train":
                 self._wait()
                 self.shard.receive(inner)
+                self._shown = self._stale(inner)
             arrays.append(self.shard.known(inner.meta["send"])[0])
         if "control" in inner.arrays:
             arrays.append(inner.arrays["control"])
@@ -288,6 +316,10 @@ class SecureShard:
             raise _out_of_step()
         if inner.kind == "count":
             vector: Ring = count_vector(reply.arrays["counts"], int(reply.meta["rows"]))
+        elif self.shard.promise.whole is not None:
+            if sum.bits != 32:
+                raise PrivacyError("noise that clients add together has 32 bits")
+            vector = reply.arrays["vector"]
         else:
             known, sizes = self.shard.known(inner.meta["send"])
             secure = inner.meta["secure"]
@@ -309,7 +341,13 @@ class SecureShard:
         """How much this client counts: by rows if all of them are known, else as every other."""
         if total is None:
             return 1 / clients
+        if self._total not in (None, total):
+            # Whoever may guess again finds this client's rows by what it refuses.
+            raise FederationError("the server says another number of all clients' rows than before")
+        self._total = total
         rows = self.shard.rows or 0
+        if self.shard.promise.is_private:  # then both are noisy, and may not fit
+            return min(rows / max(total, 1), 1.0)
         if not 0 <= rows <= total:
             raise FederationError("the server says that all clients have fewer rows than this one")
         return rows / max(total, 1)
@@ -317,26 +355,39 @@ class SecureShard:
     def _reveal(self, opened: _Open) -> None:
         """Let a sum be opened: once for a round, because two sums differ in their clients."""
         inner = opened.inner
-        if inner is None or inner.kind == "count":
+        if inner is None:
             return
-        name = f"{inner.kind} {inner.round}"
-        if name in self._revealed:
-            raise _asked_twice(inner.round)
-        self._revealed.add(name)
+        if inner.kind == "count":
+            self._counted = _roster_digest(self._keys)
+        else:
+            name = f"{inner.kind} {inner.round}"
+            if name in self._revealed:
+                raise _asked_twice(inner.round)
+            self._revealed.add(name)
+            self._shown |= _parts(inner.meta["send"])
         if self._folder is not None:
             make_private_folder(self._folder)
-            values = {"session": self._session, "revealed": sorted(self._revealed)}
+            values = {
+                "session": self._session,
+                "revealed": sorted(self._revealed),
+                "shown": sorted(self._shown),
+                "counted": self._counted,
+            }
             write_private(self._folder / MEMORY, json.dumps(values))
 
-    def _recall(self, session: str) -> set[str]:
-        """What was revealed in a session before this client was stopped."""
+    def _recall(self, session: str) -> None:
+        """Know what was revealed in a session before this client was stopped."""
+        self._revealed, self._shown = set(), set()
         if self._folder is None:
-            return set()
+            return
         try:
             kept = json.loads((self._folder / MEMORY).read_text(encoding="utf-8"))
-            return set(map(str, kept["revealed"])) if kept["session"] == session else set()
+            if kept["session"] != session:
+                return
+            self._revealed, self._shown = set(kept["revealed"]), set(kept["shown"])
+            self._counted = kept["counted"]
         except FileNotFoundError:
-            return set()
+            return
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FederationError(
                 "what this client kept of its secure sums is damaged",
@@ -384,7 +435,10 @@ class SecureShard:
         if request.kind in ("labels", "prepare"):
             self._agreed.note(request.kind, request.meta)
         reply = self.shard.handle(request)
-        if reply.error or request.kind not in HIDDEN:
+        if reply.error:
+            return reply
+        self._shown = self._stale(request)
+        if request.kind not in HIDDEN:
             return reply
         return replace(reply, meta={**reply.meta, **HIDDEN[request.kind]})
 
@@ -403,6 +457,22 @@ def _digest(request: Request) -> bytes:
     for name in sorted(request.arrays):
         digest.update(name.encode() + request.arrays[name].tobytes())
     return digest.digest()
+
+
+def _parts(named: Sequence[str] | None) -> set[str]:
+    """Parts of a model as a request names them."""
+    return {ALL} if named is None else set(named)
+
+
+def _overlap(some: set[str], others: set[str]) -> bool:
+    """Whether two sets of parts have one in common."""
+    return bool(some and others and (some & others or ALL in some | others))
+
+
+def _roster_digest(keys: Mapping[str, bytes]) -> str:
+    """Who takes part, in short."""
+    told = {name: key_text(key) for name, key in keys.items()}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _out_of_step() -> FederationError:

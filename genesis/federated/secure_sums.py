@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,10 +27,11 @@ from genesis.federated.secagg import Collector, ServerSide, Sum, scheme
 from genesis.federated.secagg.identity import read_key
 from genesis.federated.secagg.purpose import Agreed, purpose
 from genesis.federated.secagg.quantise import first_exponents
-from genesis.federated.secagg.vectors import UpdateVector, read_counts
+from genesis.federated.secagg.vectors import NoisyVector, UpdateVector, read_counts
 from genesis.federated.updates import Combined, Hear
 from genesis.federated.vectors import moved, places_of, tensor_sizes
 from genesis.models.parameters import ParameterLayout
+from genesis.privacy.distributed import NoisySum
 
 __all__ = ["SecureSums"]
 
@@ -73,6 +75,7 @@ class SecureSums:
 
     rows: int = field(default=0, init=False)  # of all clients, once they are known
     measured: tuple[str, ...] = field(default=(), init=False)  # names of what they may tell beside
+    noisy: NoisySum | None = field(default=None, init=False)  # if clients add noise together
     session: str = field(default_factory=lambda: secrets.token_hex(16), init=False)
     _number: int = field(default=0, init=False)
     _keys: dict[str, bytes] = field(default_factory=dict, init=False)
@@ -168,21 +171,20 @@ class SecureSums:
         places = places_of(layout, parts)
         vector = state.vector.cpu().numpy()
         start, sizes = [np.concatenate([vector[p] for p in places])], tensor_sizes(layout, places)
-        which = "all" if parts is None else ",".join(parts)
-        exponents = self._exponents.get(which) or self._first_exponents(len(sizes), rule)
         if rule.control_variates:
             start.append(state.slots["control"].cpu().numpy())
             sizes *= 2
-        metrics = self.measured if one.kind == "train" else ()
-        content = UpdateVector(tuple(sizes), tuple(exponents), metrics, len(requests), self.bits)
-        told = {**content.to_dict(), "rows": None if rule.uniform_weights else self.rows}
-        asked = _with_meta(requests, {"secure": told})
+        content = self._content(one, sizes, rule, len(requests))
+        asked = _with_meta(requests, {"secure": self._told(content, rule)})
         one = next(iter(asked.values()))
         digest = purpose(self._agreed, one.kind, one.round, one.meta, start)
         sum = self._next(requests, digest, length=content.length, bits=self.bits)
         summed = self._total(sum, asked, hear)
         mean = content.decode(summed.total)
-        self._exponents[which] = content.quantiser.next_exponents(mean.change, mean.clipped)
+        if isinstance(content, UpdateVector):
+            self._exponents[_which(one)] = content.quantiser.next_exponents(
+                mean.change, mean.clipped
+            )
         if mean.clipped.any():
             log.warning("%d numbers of the clients' updates were clipped", mean.clipped.sum())
         combined = moved(state.vector, mean.change, layout, parts)
@@ -225,6 +227,7 @@ class SecureSums:
             FederationError: Too few clients are left.
         """
         failed: dict[str, str] = {}
+        silent: dict[str, str] = {}
         uploaded: list[Reply] = []
         step = 0
         while messages := collector.messages():
@@ -234,6 +237,7 @@ class SecureSums:
             hear([reply for reply in replies if not reply.meta.get("lost")])
             failed |= {reply.client_id: reply.error for reply in replies if reply.error}
             there = [reply for reply in replies if not reply.error]
+            silent |= dict.fromkeys(set(requests) - {r.client_id for r in replies}, "no answer")
             if step == self._upload:
                 uploaded = there
             try:
@@ -241,7 +245,7 @@ class SecureSums:
             except FederationError as error:
                 reasons = "; ".join(
                     f"'{client}': {why}"
-                    for client, why in (failed | dict(collector.failed)).items()
+                    for client, why in sorted({**silent, **failed, **collector.failed}.items())
                 )
                 got = "; ".join(part for part in (error.got, reasons) if part)
                 raise _TooFewError(error.what, got=got or None, do=error.do) from error
@@ -259,10 +263,28 @@ class SecureSums:
     def _upload(self) -> int:
         return scheme(str(self.plan.scheme)).UPLOAD
 
+    def _content(
+        self, request: Request, sizes: Sequence[int], rule: Aggregator, clients: int
+    ) -> UpdateVector | NoisyVector:
+        """What clients put into a sum of updates."""
+        if self.noisy is not None:
+            return NoisyVector(self.noisy)
+        exponents = self._exponents.get(_which(request)) or self._first_exponents(len(sizes), rule)
+        measured = self.measured if request.kind == "train" else ()
+        return UpdateVector(tuple(sizes), tuple(exponents), measured, clients, self.bits)
+
+    def _told(self, content: UpdateVector | NoisyVector, rule: Aggregator) -> dict[str, Any]:
+        """What clients are told of it, and of the rows by whose number they count."""
+        return {**content.to_dict(), "rows": None if rule.uniform_weights else self.rows}
+
     def _first_exponents(self, tensors: int, rule: Aggregator) -> list[int]:
         """Clips of the first round."""
-        found = first_exponents(self.bits, self._learning_rate, self._most_steps, tensors)
-        return [*found, *[GRADIENTS] * tensors] if rule.control_variates else found
+        if rule.control_variates:
+            return [*self._first_of_changes(tensors // 2), *[GRADIENTS] * (tensors // 2)]
+        return self._first_of_changes(tensors)
+
+    def _first_of_changes(self, tensors: int) -> list[int]:
+        return first_exponents(self.bits, self._learning_rate, self._most_steps, tensors)
 
     @property
     def _learning_rate(self) -> float:
@@ -294,7 +316,10 @@ class SecureSums:
             ModelFileError: It is damaged.
         """
         try:
-            self.session, self._number = str(values["session"]), int(values["number"])
+            # A run that was stopped in a round had begun sums that its checkpoint knows nothing of,
+            # and clients answer no number twice. By the clock, all numbers after it are higher.
+            self.session = str(values["session"])
+            self._number = max(int(values["number"]), time.time_ns())
             self._exponents = {
                 str(parts): [int(e) for e in each] for parts, each in values["exponents"].items()
             }
@@ -336,6 +361,12 @@ def _requests(
             made[same] = Request("sum", round, meta, arrays, expects)
         requests[client] = made[same]
     return requests
+
+
+def _which(request: Request) -> str:
+    """Which parts of a model a request asks for, in a word."""
+    send = request.meta["send"]
+    return "all" if send is None else ",".join(send)
 
 
 def _with_meta(requests: Mapping[str, Request], more: Mapping[str, Any]) -> dict[str, Request]:

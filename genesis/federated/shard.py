@@ -31,7 +31,14 @@ from torch import Tensor
 from genesis.codes import Codes
 from genesis.devices import resolve_device
 from genesis.encoding.encoder import Encoder
-from genesis.errors import DataError, FederationError, GenesisError, PlanError, SchemaError
+from genesis.errors import (
+    DataError,
+    FederationError,
+    GenesisError,
+    PlanError,
+    PrivacyError,
+    SchemaError,
+)
 from genesis.federated.aggregation.divergence import divergences
 from genesis.federated.choices import FULL_BATCH, LocalChoices, batch_size_for, private_batch_size
 from genesis.federated.client_promise import ClientPromise
@@ -49,6 +56,8 @@ from genesis.statistics import DISCRETE, Question, ShardStatistics
 __all__ = ["Shard"]
 
 log = logging.getLogger(__name__)
+
+MOST_QUESTIONS = 3  # about a column at once: its nulls, its decimals and its values
 
 
 class Shard:
@@ -223,9 +232,11 @@ class Shard:
         if self._statistics is None:
             raise FederationError("counts were asked for before the schema was agreed on")
         questions = [Question.from_dict(each) for each in request.meta["questions"]]
-        if len(questions) > 2 * len(self._statistics.schema):
+        if len(questions) > MOST_QUESTIONS * len(self._statistics.schema):
             raise FederationError("more is asked than there are columns")
-        counts, told = self.promise.counts(self._statistics, questions, len(self._given))
+        counts, told = self.promise.counts(
+            self._statistics, questions, len(self._given), request.local.get("cohort")
+        )
         if self._guard is None and not request.meta.keys() & {"private", "secure"}:
             told = {}  # where all counts are exact, nobody asks how far they are off
         return Reply(self.client_id, meta=told, arrays={"counts": counts})
@@ -342,7 +353,7 @@ class Shard:
             if self._control is not None:
                 assert self._next_control is not None
                 sent = torch.cat([sent, self._next_control - self._control])
-            arrays["vector"] = sent.numpy()
+            arrays["vector"] = self._hidden(sent, request)
         self.losses = metrics
         if self._parts.folder is not None:
             # Before the server has the reply, so that it never knows more than this folder.
@@ -359,9 +370,23 @@ class Shard:
         _, codes = self._ready()
         return self.promise.steps(meta, epochs=epochs, rows=len(codes), batch_size=self._batch_size)
 
+    def _hidden(self, sent: Tensor, request: Request) -> npt.NDArray[Any]:
+        """What was trained; where all of this client is hidden in a sum, its noisy change."""
+        if self.promise.whole is None:
+            return sent.numpy()
+        known, _ = self.known(request.meta["send"])
+        return self.promise.change(
+            sent.numpy() - known,
+            cohort=request.local.get("cohort", ()),
+            threshold=request.local.get("threshold", 0),
+            n_rounds=int(request.meta["rounds"]),
+        )
+
     def _collect(self, request: Request) -> Reply:
         """Parameters as they are; the losses are those of the last round."""
         model, _ = self._ready()
+        if self.promise.whole is not None:
+            raise PrivacyError("no round is paid for in which parameters are collected")
         sent, _ = self._trained(model, request.meta)
         return Reply(
             self.client_id, meta={"metrics": self._measured}, arrays={"vector": sent.numpy()}

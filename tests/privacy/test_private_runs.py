@@ -162,6 +162,14 @@ def test_the_noise_never_comes_from_the_seed() -> None:
     assert not np.array_equal(counts(spy), counts(other))
 
 
+def test_a_table_of_numbers_alone() -> None:
+    """Each column is asked for its nulls, its decimals and its values at once."""
+    rng = np.random.default_rng(0)
+    tables = {f"c{i}": pd.DataFrame(rng.normal(size=(60, 3)), columns=[*"abc"]) for i in range(2)}
+    federation, _ = run("tvae", promise(), Spy(tables))
+    assert federation.phase == "complete"
+
+
 # --- every combination ---
 
 UNITS, TRUSTS = ("record", "client"), ("local", "server", "distributed")

@@ -44,6 +44,7 @@ __all__ = [
     "ServerSide",
     "Sum",
     "scheme",
+    "threshold_of",
 ]
 
 SCHEMES: dict[str, str] = {
@@ -110,8 +111,7 @@ class Sum:
 
         More than half, so that no client's answer can be part of two sums of the same number.
         """
-        n = len(self.cohort)
-        return n if self.complete else max(2 * n // 3 + 1, FEWEST)
+        return len(self.cohort) if self.complete else threshold_of(len(self.cohort))
 
     @cached_property
     def context(self) -> bytes:
@@ -142,6 +142,11 @@ class Sum:
         if client_id not in self.cohort:
             raise FederationError(f"client '{client_id}' is not in the sum")
         return self.cohort.index(client_id)
+
+
+def threshold_of(clients: int) -> int:
+    """How many of some clients must come through a round for its sum to be revealed."""
+    return max(2 * clients // 3 + 1, FEWEST)
 
 
 Answer = bytes | bytearray | memoryview

@@ -574,11 +574,11 @@ def add_masks(vector: Ring, masks: Sequence[tuple[bytes, int]]) -> None:
         _add_masks(vector, masks, 0)
         return
     with ThreadPoolExecutor(parts) as pool:
-        for _ in pool.map(
+        done = pool.map(
             lambda ends: _add_masks(vector[slice(*ends)], masks, ends[0] * vector.itemsize),
             pairwise(bounds),
-        ):
-            pass  # but for an error of a thread, which comes up here
+        )
+        list(done)  # an error of a thread comes up here
 
 
 def _add_masks(part: Ring, masks: Sequence[tuple[bytes, int]], offset: int) -> None:

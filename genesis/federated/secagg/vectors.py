@@ -21,8 +21,16 @@ import numpy.typing as npt
 
 from genesis.errors import FederationError
 from genesis.federated.secagg.quantise import Quantiser
+from genesis.privacy.distributed import NoisySum
 
-__all__ = ["LARGEST_METRIC", "MeanUpdate", "UpdateVector", "count_vector", "read_counts"]
+__all__ = [
+    "LARGEST_METRIC",
+    "MeanUpdate",
+    "NoisyVector",
+    "UpdateVector",
+    "count_vector",
+    "read_counts",
+]
 
 LARGEST_METRIC = 1024.0  # a loss beyond it, or below its negative, counts as this much
 
@@ -131,6 +139,30 @@ class UpdateVector:
                 for name, number in zip(self.metrics, told, strict=True)
             },
         )
+
+
+@dataclass(frozen=True)
+class NoisyVector:
+    """A change to which every client has added its share of noise: nothing else goes with it.
+
+    Args:
+        noisy: How it becomes whole numbers.
+    """
+
+    noisy: NoisySum
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nothing: clients find out by themselves how much noise a promise needs."""
+        return {}
+
+    @property
+    def length(self) -> int:
+        """Numbers in the vector."""
+        return self.noisy.parameters
+
+    def decode(self, total: npt.NDArray[np.int64]) -> MeanUpdate:
+        """What the sum (length,) says."""
+        return MeanUpdate(self.noisy.decode(total), np.zeros(0, dtype=np.int64), {})
 
 
 def count_vector(counts: npt.NDArray[np.int64], rows: int) -> npt.NDArray[np.uint64]:

@@ -37,6 +37,7 @@ class Federation:
             for name, identity in self.identities.items()
         }
         self.errors: dict[str, FederationError] = {}
+        self.traffic = 0
         if begin:
             self.begin()
 
@@ -90,6 +91,7 @@ class Federation:
         while messages := collector.messages():
             answers = {}
             for name, message in messages.items():
+                self.traffic += len(message)
                 if (step, name) in lost:
                     gone.add(name)
                 if name in gone:
@@ -102,6 +104,7 @@ class Federation:
                     self.errors[name] = error
                     continue
                 assert len(answer) == collector.reply_length()
+                self.traffic += len(answer)
                 answers[name] = on_answer(step, name, bytes(answer)) if on_answer else bytes(answer)
             collector.take(answers)
             step += 1
@@ -125,7 +128,8 @@ class HostileServer:
     def __init__(self, federation: Federation, number: int = 1, **choices: Any) -> None:
         self.federation = federation
         self.sum = federation.sum(number, **choices)
-        self.vectors = random_vectors(self.sum, number)
+        # Half as large as they may be, so that it is not their size that gives it away.
+        self.vectors = {n: v // 2 for n, v in random_vectors(self.sum, number).items()}
         self.parties: dict[str, Any] = {}
         self.uploads: dict[str, list[Any]] = {}
         public = federation.public

@@ -171,6 +171,13 @@ def test_it_is_whoever_drops_out(data: st.DataObject) -> None:
     assert not network.refused
 
 
+def test_two_clients_are_too_few() -> None:
+    with pytest.raises(FederationError, match="at least 3 clients"):
+        a_sum(2)
+    assert [a_sum(n).threshold for n in (3, 4, 5, 6, 7, 10)] == [3, 3, 4, 5, 5, 7]
+    assert a_sum(10, complete=True).threshold == 10
+
+
 def test_numbers_wrap_around_as_in_a_ring() -> None:
     for bits in (24, 32, 64):
         sum = a_sum(3, bits=bits)

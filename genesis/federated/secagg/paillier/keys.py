@@ -1,6 +1,6 @@
 """Encryption under which sums can be taken (Paillier 1999), with keys and their arithmetic.
 
-    n = p q                          p, q primes, 3 modulo 4
+    n = p q                          p, q primes, 3 modulo 4; gcd(p - 1, q - 1) = 2
     h = (-y² mod n)ⁿ mod n²          y random; n and h are the public key
     E(m) = (1 + m n) hᵃ mod n²       a random, of half as many bits as n
     E(l) E(m) = E(l + m)             modulo n
@@ -19,10 +19,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from gmpy2 import invert, is_prime, mpz, powmod, powmod_base_list
+from gmpy2 import gcd, invert, is_prime, mpz, powmod, powmod_base_list
 
 from genesis.errors import FederationError, PlanError
 
@@ -116,7 +116,10 @@ class PublicKey:
             )
             if key.n.bit_length() == bits and key.n % 2 and 1 < key.base < key.square:
                 return key
-        raise FederationError("what the key holder made is no key of the agreed length")
+        raise FederationError(
+            "what the key holder made is no key of the agreed length",
+            do="give all clients the same length of keys",
+        )
 
 
 @dataclass(frozen=True)
@@ -130,14 +133,14 @@ class SecretKey:
     """
 
     public: PublicKey
-    p: mpz
-    q: mpz
+    p: mpz = field(repr=False)
+    q: mpz = field(repr=False)
 
     @classmethod
     def generate(cls, bits: int) -> SecretKey:
         """A new one, from the operating system's randomness."""
         p, q = _prime(bits // 2), _prime(bits // 2)
-        while p == q:
+        while gcd(p - 1, q - 1) != 2:  # so that powers of h are as many as there can be
             q = _prime(bits // 2)
         n = p * q
         y = mpz(secrets.randbelow(int(n)))

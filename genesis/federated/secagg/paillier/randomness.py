@@ -20,7 +20,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from threading import Thread
@@ -55,7 +55,7 @@ class Powers:
     """
 
     base: mpz
-    moduli: tuple[mpz, ...]
+    moduli: tuple[mpz, ...] = field(repr=False)
     exponent_bytes: int
 
     @classmethod
@@ -114,7 +114,7 @@ class Pool:
         self._powers, self._width, self._n_workers = powers, width, workers
         self._made: list[mpz] = []
         self._workers: list[_Worker] = []
-        self._closing = weakref.finalize(self, _stop, self._workers)  # also when the program ends
+        weakref.finalize(self, _stop, self._workers)  # also when the program ends
 
     def order(self, count: int) -> None:
         """See to it that as many are on their way; those that take a moment come when taken."""
@@ -138,7 +138,7 @@ class Pool:
 
     def close(self) -> None:
         """Stop making more."""
-        self._closing()
+        _stop(self._workers)
 
 
 class _Worker:

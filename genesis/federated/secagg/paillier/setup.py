@@ -16,7 +16,7 @@ import hashlib
 import secrets
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -123,9 +123,9 @@ class ClientKeys:
     members: tuple[int, ...]
     channels: Channels
     announcement: Announcement
-    mac_key: bytes
-    share: bytes | None = None
-    secret: SecretKey | None = None
+    mac_key: bytes = field(repr=False)
+    share: bytes | None = field(default=None, repr=False)
+    secret: SecretKey | None = field(default=None, repr=False)
 
     def hand_over(self, context: bytes, receiver: int) -> bytes:
         """This client's share of the secret key, sealed to the next one that holds it.
