@@ -194,7 +194,12 @@ class RunPromise:
             self._spend(shared_counts(schema, self.privacy))
 
     def begin_rounds(
-        self, parameters: int, clients: int, n_rounds: int, fraction: float, cohort: int
+        self,
+        parameters: int,
+        clients: int,
+        n_rounds: int,
+        fraction: float,
+        cohort: int | None = None,
     ) -> None:
         """Choose the noise of the rounds, for all of them together.
 
@@ -203,7 +208,7 @@ class RunPromise:
             clients: Number of clients.
             n_rounds: Rounds of the plan.
             fraction: Share of the clients in a round.
-            cohort: How many that is, where it is the same in every round.
+            cohort: How many that is, where it is the same in every round; all if None.
 
         Raises:
             PlanError: So few clients, or so much noise, that nothing could be learnt.
@@ -213,7 +218,7 @@ class RunPromise:
         assert self.privacy is not None
         promise = self.privacy
         if not self.adds_noise:
-            self._begin_sums(promise, parameters, cohort, n_rounds)
+            self._begin_sums(promise, parameters, cohort or clients, n_rounds)
             return
         self._rounds = rounds = Rounds(clients, n_rounds, fraction, promise.bands)
         if not self._multiplier:  # a run that goes on has it

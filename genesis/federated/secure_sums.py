@@ -23,7 +23,7 @@ from genesis.federated.choices import FULL_BATCH
 from genesis.federated.clients import Clients, raise_failures, read
 from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
-from genesis.federated.secagg import Collector, ServerSide, Sum, scheme
+from genesis.federated.secagg import FEWEST, Collector, ServerSide, Sum, scheme
 from genesis.federated.secagg.identity import read_key
 from genesis.federated.secagg.purpose import Agreed, purpose
 from genesis.federated.secagg.quantise import first_exponents
@@ -166,6 +166,12 @@ class SecureSums:
         Raises:
             FederationError: Too few are left.
         """
+        if not requests:
+            raise FederationError(
+                f"secure aggregation needs at least {FEWEST} clients",
+                got="nobody who is there",
+                do="see why the clients are away",
+            )
         one = next(iter(requests.values()))
         parts = one.meta["send"]
         places = places_of(layout, parts)

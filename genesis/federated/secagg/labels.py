@@ -67,8 +67,8 @@ MOST_LABELS = 1 << 20  # different ones, in all columns
 MOST_TEXT = 64 << 20  # bytes of all labels' texts
 LONGEST_TEXT = 1 << 20  # bytes of one
 
-KEY_BYTES = 6
-MOST_CLIENTS = 1 << 16  # c · key < 2^64 below it
+KEYS = np.uint64(1 << 48)  # that there are
+MOST_CLIENTS = np.uint64(1 << 16)  # c · key < 2^64 below it
 BLOCKS = 4
 CELLS_PER_KEY = 1.4  # above 1.295, the threshold of four blocks
 PAIRS = 1000.0  # see LabelSketch
@@ -125,10 +125,12 @@ def written(labels: Mapping[str, Sequence[Label]]) -> list[bytes]:
 
 
 def keys_of(texts: Sequence[bytes], salt: bytes) -> Numbers:
-    """(n,) the keys of texts: the first 48 bits of SHA-256(salt | text)."""
-    digests = (hashlib.sha256(salt + text).digest()[:KEY_BYTES] for text in texts)
-    padded = b"".join(digest + bytes(8 - KEY_BYTES) for digest in digests)
-    return np.frombuffer(padded, dtype="<u8").astype(np.uint64)
+    """(n,) the keys of texts: the first 48 bits of SHA-256(salt | text), lowest byte first.
+
+    Two of n texts share one with a chance of n² / 2^49. It is found out when they are read.
+    """
+    digests = b"".join([hashlib.sha256(salt + text).digest() for text in texts])
+    return np.frombuffer(digests, dtype="<u8")[::4].astype(np.uint64) % KEYS
 
 
 def _texts(column: str, labels: Iterable[Label]) -> list[bytes]:
@@ -245,7 +247,7 @@ class LabelSketch:
         some = (count > 0) & (count < MOST_CLIENTS)
         cells, count, keys, check = cells[some], count[some], keys[some], check[some]
         key = keys // count
-        alone = (keys % count == 0) & (key < 1 << 8 * KEY_BYTES)
+        alone = (keys % count == 0) & (key < KEYS)
         alone &= _mixed(key, 0) * count == check
         alone &= (self._cells(key) == cells).any(axis=0)
         found, first = np.unique(key[alone], return_index=True)
@@ -316,7 +318,7 @@ def _check_size(lengths: Lengths) -> None:
         FederationError: They are.
     """
     size = int(lengths.sum(dtype=np.float64))
-    if size > MOST_TEXT or (lengths < 0).any():
+    if size > MOST_TEXT:
         raise FederationError(
             "the labels of the clients are too much text",
             got=f"{size:,} bytes",
@@ -348,9 +350,11 @@ def texts_of(texts: Sequence[bytes], own: Numbers, keys: Numbers, lengths: Lengt
     counts = pieces(lengths)
     starts = PIECE * (np.cumsum(counts) - counts)
     page = bytearray(PIECE * int(counts.sum()))
-    for which, place in zip(*map(np.ndarray.tolist, _places(own, keys)), strict=True):
-        text = texts[which][: lengths[place]]
-        page[starts[place] : starts[place] + len(text)] = text
+    there, places = _places(own, keys)
+    begin, end = starts[places].tolist(), (starts + lengths)[places].tolist()
+    for which, a, b in zip(there.tolist(), begin, end, strict=True):
+        text = texts[which][: b - a]
+        page[a : a + len(text)] = text
     return np.frombuffer(page, dtype="<u4").astype(np.uint64)
 
 

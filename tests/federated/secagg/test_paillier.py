@@ -499,7 +499,7 @@ def test_both_ends_have_the_same_length_of_keys() -> None:
         federation.clients[name]._key_bits = 768
     with pytest.raises(FederationError, match="too few clients"):
         federation.begin()
-    assert "of the agreed length" in str(federation.errors["c01"])
+    assert "the same length of keys" in str(federation.errors["c01"])
 
 
 @pytest.mark.slow

@@ -184,6 +184,16 @@ def another_check_value() -> None:
 
 
 @attack
+def check_values_among_the_plaintexts() -> None:
+    server = HostileServer(Federation(), length=10)
+    plain, tag = server.of(*ALL)
+    square = server.federation.public.square
+    assert server.open(ALL, [plain * tag % square, tag]) is None
+    server = HostileServer(Federation(), length=10)
+    assert server.open(ALL, [plain * plain % square, tag * plain % square]) is None
+
+
+@attack
 def ciphertexts_of_another_key() -> None:
     federation = Federation()
     server = HostileServer(federation)
@@ -523,7 +533,7 @@ def check_values_are_not_looked_at(patch: Patch) -> None:
     patch.setattr(SumMac, "holds", lambda *_: True)
 
 
-@bug(ciphertexts_of_another_key)
+@bug(ciphertexts_of_another_key, check_values_among_the_plaintexts)
 def what_does_not_fit_is_cut(patch: Patch) -> None:
     patch.setattr(SumMac, "holds", lambda *_: True)
     patch.setattr(sums.Packing, "to_bytes", lambda self, _: bytes(self.n_bytes))
@@ -845,6 +855,33 @@ def test_the_server_never_holds_a_vector_or_a_key() -> None:
         assert keys.mac_key not in whole
         assert keys.share is None or keys.share not in whole
     assert secret.to_bytes() not in whole
+
+
+def test_two_worlds_with_one_sum_look_alike() -> None:
+    """To the server: what it is told is as long, and what it can read is the same."""
+    told: list[list[bytes]] = []
+    rng = np.random.default_rng(0)
+    whole = rng.integers(-1000, 1000, (5, 40))
+    moved = np.vstack([whole[0] + 500, whole[1] - 500, whole[2:]])
+    for world in (whole, moved):
+        federation = Federation()
+        asked = federation.sum(1, length=40)
+        collector = federation.server.collector(asked)
+        parties = {name: federation.clients[name].party(asked) for name in asked.cohort}
+        pairs = zip(federation.names, world, strict=True)
+        values = {name: ring(vector, asked) for name, vector in pairs}
+        answers: list[bytes] = []
+        federation.play(collector, parties, (), values, lambda *a, to=answers: _kept(to, a[-1]))
+        told.append(answers)
+    one, other = told
+    assert [len(answer) for answer in one] == [len(answer) for answer in other]
+    assert one[-1] == other[-1]  # the sum, of both
+    assert not set(one[5:-1]) & set(other[5:-1])
+
+
+def _kept(to: list[bytes], answer: bytes) -> bytes:
+    to.append(answer)
+    return answer
 
 
 def test_little_is_said_besides_vectors() -> None:

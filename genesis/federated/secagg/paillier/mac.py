@@ -13,11 +13,11 @@ on only if ::
     T = Σ_j k_j M_j + Σ_{i∈S} r_i  mod n
 
 To get past it without the key, T has to contain the t_i of exactly S, each once, or an r_i that
-nobody knows is left over. Then Σ_j k_j d_j has to be known for d = M - Σ_{i∈S} m_i, and where d_j
-is not 0 at most one of the 2^128 values of k_j fits: were there two, n would divide the product of
-d_j and of their difference, which is smaller than the prime factors of n. So it succeeds with a
-chance below 2^-127. All of it is modulo n, as is what Paillier adds: with a prime P instead, adding
-P to a plaintext would go unnoticed.
+nobody knows is left over. The rest of T, made without k, has to be Σ_j k_j d_j for d the difference
+of M and Σ_{i∈S} m_i. Where d_j is not 0, at most one of the 2^128 values of k_j fits: were there
+two, n would divide the product of d_j and of their difference, which is smaller than the prime
+factors of n. So it succeeds with a chance below 2^-127. All of it is modulo n, as is what Paillier
+adds: with a prime P instead, adding P to a plaintext would go unnoticed.
 
 The key is the group's: a client that gives it to the server undoes this.
 """
