@@ -14,9 +14,12 @@ seconds of all cores together, which others disturb less. Training is left out b
 and `quality`. What is compared takes turns in one process.
 
 `flower` plays the client mod and the workflow of Flower's SecAgg+ as they are, without a network
-and without the strategy, and with shares for everybody, as ours has. `phe` is in no extra of this
-package (it is under the GPL): ``pip install phe``, for this benchmark alone. Encrypting and
-decrypting are scaled up from samples where the name of a figure ends in `_scaled`.
+and without the strategy, and with shares for everybody, as ours has. Ours adds masks on as many
+threads as there are cores, up to four.
+
+`paillier` uses `phe`, which is in no extra of this package (it is under the GPL):
+``pip install phe``, for this benchmark alone. Figures whose names end in `_core_s_scaled` are
+seconds of one core, scaled up from samples.
 
 `traffic` plays whole rounds of `SecureSums` and `SecureShard`, whose clients train nothing, and
 counts bodies as the transport makes them, both ways, in all steps; without headers of HTTP.
@@ -55,6 +58,7 @@ from genesis.federated.secagg.purpose import Agreed, purpose
 from genesis.federated.secagg.vectors import UpdateVector
 from genesis.federated.secure_shard import SecureShard
 from genesis.federated.secure_sums import SecureSums
+from genesis.federated.shard import Shard
 from genesis.federated.transport.body import encode_reply, encode_request
 from genesis.federated.transport.in_process import InProcessTransport
 from genesis.models import create_model
@@ -67,6 +71,7 @@ ABOUT_A_MILLION = {"generator_dim": (448, 448), "discriminator_dim": (448, 448)}
 METRICS = ("generator_loss", "discriminator_loss", "update_norm")
 SIZE_OF_A_CHANGE = 3e-3
 CLIENTS = 5
+ROUNDINGS = 20
 
 
 @click.group(help=__doc__.splitlines()[0])
@@ -93,11 +98,11 @@ class Timer:
         self.cpu += sign * (time.process_time() - cpu)
 
 
-def least(timers: Sequence[Timer], what: str) -> dict[str, float]:
-    """The shortest of some times of the same work, in ms."""
+def least(what: str, *parts: Sequence[Timer]) -> dict[str, float]:
+    """The shortest of all times of the same work, in ms; of several parts, their sum."""
     return {
-        f"{what}_ms": round(min(timer.seconds for timer in timers) * 1e3, 1),
-        f"{what}_cpu_ms": round(min(timer.cpu for timer in timers) * 1e3, 1),
+        f"{what}_ms": round(sum(min(t.seconds for t in part) for part in parts) * 1e3, 1),
+        f"{what}_cpu_ms": round(sum(min(t.cpu for t in part) for part in parts) * 1e3, 1),
     }
 
 
@@ -169,20 +174,17 @@ def rounding(length: int, clients: int, bits: int) -> tuple[UpdateVector, npt.ND
     return UpdateVector(sizes, (-3,) * 16, METRICS, clients, bits), change
 
 
-def time_rounding(length: int, clients: int, bits: int, times: int) -> dict[str, float]:
-    """Least ms of what surrounds a sum: rounding, what it is bound to, and reading it."""
+def around(length: int, clients: int, bits: int, times: int) -> dict[str, list[Timer]]:
+    """Times of what surrounds a sum: rounding, what it is bound to, and reading the total."""
     content, change = rounding(length, clients, bits)
     metrics, rng = dict.fromkeys(METRICS, 0.0), np.random.default_rng(0)
     encoded = content.encode(change, 1.0, metrics, rng).view(np.int32).astype(np.int64)
-    work = {
+    work: dict[str, Callable[[], object]] = {
         "quantise": lambda: content.encode(change, 1 / clients, metrics, rng),
         "digest": lambda: purpose(Agreed(), "train", 0, {}, [change]),
         "decode": lambda: content.decode(encoded),
     }
-    found: dict[str, float] = {}
-    for name, each in work.items():
-        found |= least(repeated(each, times), name)
-    return found
+    return {name: repeated(each, times) for name, each in work.items()}
 
 
 @secure_aggregation.command("masking")
@@ -199,10 +201,11 @@ def time_masking(repeats: int) -> None:
                 clients=clients,
                 late=late,
                 bits=bits,
-                **least([timer for parties, _ in played for timer in parties], "client"),
-                **least([server for _, server in played], "server"),
+                **least("client", [timer for parties, _ in played for timer in parties]),
+                **least("server", [server for _, server in played]),
             )
-        show(what="around", bits=bits, **time_rounding(PARAMETERS, 100, bits, 20))
+        for name, timers in around(PARAMETERS, 100, bits, ROUNDINGS).items():
+            show(what="around", bits=bits, **least(name, timers))
 
 
 # --- traffic ---
@@ -224,7 +227,7 @@ class Counting(InProcessTransport):
             yield reply
 
 
-class Idle:
+class Idle(Shard):
     """A shard that trains nothing, and sends back another model than it received.
 
     Args:
@@ -232,10 +235,11 @@ class Idle:
         sizes: Numbers in each tensor of the model.
     """
 
-    seed, rows = (0, 0), 1
+    seed = (0, 0)
 
     def __init__(self, client_id: str, sizes: list[int]) -> None:
-        self.client_id, self._sizes = client_id, sizes
+        super().__init__(client_id, pd.DataFrame({"number": [0.0]}), device="cpu")
+        self.rows, self._sizes = 1, sizes
         self._vector = np.zeros(0, np.float32)
 
     def receive(self, request: Request) -> None:
@@ -447,36 +451,25 @@ def secaggplus(clients: int, parameters: int) -> tuple[list[Timer], Timer, dict[
 def flower(clients: int, parameters: int, repeats: int) -> None:
     """Masking and SecAgg+, in turns; both with rounding."""
     identities = {name: Identity.generate() for name in named(clients)}
-    ours: tuple[list[Timer], list[Timer]] = ([], [])
-    theirs: tuple[list[Timer], list[Timer]] = ([], [])
-    ratios: dict[str, float] = {}
+    ours, theirs = [], []
     for _ in range(repeats):
-        parties, server = masked(identities, parameters, 32)
-        ours[0].extend(parties)
-        ours[1].append(server)
-        parties, server, ratios = secaggplus(clients, parameters)
-        theirs[0].extend(parties)
-        theirs[1].append(server)
-    around = time_rounding(parameters, clients, 32, 20)
-    for who, (parties, servers) in {"ours": ours, "flower": theirs}.items():
-        client, server_times = least(parties, "client"), least(servers, "server")
-        if who == "ours":
-            for kind in ("ms", "cpu_ms"):
-                client[f"client_{kind}"] = round(
-                    client[f"client_{kind}"] + around[f"quantise_{kind}"], 1
-                )
-                server_times[f"server_{kind}"] = round(
-                    server_times[f"server_{kind}"] + around[f"decode_{kind}"], 1
-                )
-        show(
-            what="flower",
-            who=who,
-            clients=clients,
-            parameters=parameters,
-            **client,
-            **server_times,
-            **(ratios if who == "flower" else {}),
-        )
+        ours.append(masked(identities, parameters, 32))
+        theirs.append(secaggplus(clients, parameters))
+    more = around(parameters, clients, 32, ROUNDINGS)
+    same = {"clients": clients, "parameters": parameters}
+    show(
+        what="ours",
+        **same,
+        **least("client", [timer for each in ours for timer in each[0]], more["quantise"]),
+        **least("server", [each[1] for each in ours], more["decode"]),
+    )
+    show(
+        what="flower",
+        **same,
+        **least("client", [timer for each in theirs for timer in each[0]]),
+        **least("server", [each[1] for each in theirs]),
+        **theirs[0][2],
+    )
 
 
 # --- paillier ---

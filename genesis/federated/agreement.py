@@ -25,7 +25,7 @@ from genesis.federated.messages import Reply, Request, check_arrays
 from genesis.federated.promise import RunPromise
 from genesis.federated.secure_sums import SecureSums
 from genesis.schema import Schema
-from genesis.statistics import PooledStatistics, Question
+from genesis.statistics import DISCRETE, PooledStatistics, Question
 from genesis.values import Label, as_column
 
 __all__ = ["agree_on_schema", "ask_labels", "fit_encoder"]
@@ -86,7 +86,21 @@ def ask_labels(
         sums.note(request)
     replies = clients.require(request, "fit the schema", missing_ok=known)
     promise.hear(replies)
-    return [read(reply, lambda meta: _labels(meta["labels"], schema)) for reply in replies]
+    if sums is None or known or not _any_to_find(schema):
+        return [read(reply, lambda meta: _labels(meta["labels"], schema)) for reply in replies]
+    found = sums.labels()
+    try:
+        return [_labels(found, schema)]
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise FederationError(
+            "the labels of the clients are none of their columns'",
+            do="give server and clients the same version",
+        ) from error
+
+
+def _any_to_find(schema: Schema) -> bool:
+    """Whether there are categories that are not public."""
+    return any(column.kind in DISCRETE and column.categories is None for column in schema)
 
 
 def fit_encoder(

@@ -245,7 +245,9 @@ class Federation:
             frequencies=self.encoder.frequencies,
         )
         self._layout = model.parameters
-        self._seen = SeenUpdates(self.clients, self.promise, self.rows, len(self.encoder.encodings))
+        # Of a round without averaging, whose updates stay where they are, no rows need be known.
+        rows = self.rows if self._sums is None else dict.fromkeys(self.clients.names, 0)
+        self._seen = SeenUpdates(self.clients, self.promise, rows, len(self.encoder.encodings))
         rule = self.plan.aggregator()
         self.state = rule.initial(model.get_vector())
         self.promise.begin_rounds(

@@ -28,6 +28,7 @@ from genesis.federated.secagg import ClientSide, Party, Ring, Scheme, Sum, schem
 from genesis.federated.secagg.identity import Identity, Trust, key_text, read_key
 from genesis.federated.secagg.purpose import Agreed, purpose
 from genesis.federated.secagg.vectors import UpdateVector, count_vector
+from genesis.federated.secure_labels import LABEL_SUMS, OwnLabels
 from genesis.federated.shard import Shard
 from genesis.seeding import Stream, generator
 from genesis.tables import make_private_folder, write_private
@@ -37,8 +38,13 @@ __all__ = ["SecureShard"]
 log = logging.getLogger(__name__)
 
 MEMORY = "secure.json"  # what a client has revealed in a session, beside its checkpoints
-SUMMED = ("count", "train", "collect")  # requests whose answers are added up
-HIDDEN: dict[str, dict[str, Any]] = {"prepare": {"rows": None}, "train": {"metrics": {}}}
+STATISTICS = ("count", *LABEL_SUMS)  # sums of all clients, which they may be asked for again
+SUMMED = (*STATISTICS, "train", "collect")  # requests whose answers are added up
+HIDDEN: dict[str, dict[str, Any]] = {
+    "labels": {"labels": {}},
+    "prepare": {"rows": None},
+    "train": {"metrics": {}},
+}
 """What a reply in the clear says instead of what only a sum may tell."""
 TOLD = ("spent", "private", "deviation", "error_type")  # what else of an answer leaves the client
 ALL = "*"  # in place of the names of all parts of a model
@@ -91,6 +97,7 @@ class SecureShard:
         self._keys: dict[str, bytes] = {}
         self._agreed = Agreed()
         self._open: _Open | None = None
+        self._labels = OwnLabels({})
         self._number = -1
         self._revealed: set[str] = set()  # "kind round" of sums that this client let be opened
         self._shown: set[str] = set()  # parts whose change was in them, and was not replaced since
@@ -259,7 +266,7 @@ class SecureShard:
             length=int(meta["length"]),
             bits=int(meta["bits"]),
             # Statistics never change, so a second set of clients would tell of their difference.
-            complete=inner is None or inner.kind == "count",
+            complete=inner is None or inner.kind in STATISTICS,
         )
         sum.at(self.client_id)
         if sum.complete and set(cohort) != set(self._keys):
@@ -283,7 +290,7 @@ class SecureShard:
         inner = Request(kind, round, told["meta"], arrays)
         if kind == "train" and inner.meta["epochs"] < 1:
             raise FederationError("the server asks for training that changes nothing")
-        if kind != "count":
+        if kind not in STATISTICS:
             known = f"{kind} {round}" in self._revealed
             if known or _overlap(_parts(inner.meta["send"]), self._stale(inner)):
                 raise _asked_twice(round)
@@ -293,13 +300,13 @@ class SecureShard:
         """Parts whose change was revealed, and is the same still after a request."""
         if request.kind != "train" or "vector" not in request.arrays:
             return self._shown
-        receive = request.meta["receive"]
-        return set() if receive is None else self._shown - set(receive)
+        received = _parts(request.meta["receive"])
+        return set() if ALL in received else self._shown - received
 
     def _purpose(self, inner: Request) -> bytes:
         """What this client believes that all are asked, and start from."""
         arrays = []
-        if inner.kind != "count":
+        if inner.kind not in STATISTICS:
             if inner.kind == "train":
                 self._wait()
                 self.shard.receive(inner)
@@ -314,8 +321,10 @@ class SecureShard:
         inner, sum = opened.inner, opened.sum
         if inner is None:
             raise _out_of_step()
-        if inner.kind == "count":
-            vector: Ring = count_vector(reply.arrays["counts"], int(reply.meta["rows"]))
+        if inner.kind in LABEL_SUMS:
+            vector: Ring = self._labels.vector(inner.kind, inner.meta)
+        elif inner.kind == "count":
+            vector = count_vector(reply.arrays["counts"], int(reply.meta["rows"]))
         elif self.shard.promise.whole is not None:
             if sum.bits != 32:
                 raise PrivacyError("noise that clients add together has 32 bits")
@@ -357,7 +366,7 @@ class SecureShard:
         inner = opened.inner
         if inner is None:
             return
-        if inner.kind == "count":
+        if inner.kind in STATISTICS:
             self._counted = _roster_digest(self._keys)
         else:
             name = f"{inner.kind} {inner.round}"
@@ -400,6 +409,8 @@ class SecureShard:
         """Start on the answer to a request, or leave it until it is wanted."""
         if inner is None:
             return lambda: Reply(self.client_id)
+        if inner.kind in LABEL_SUMS:
+            return lambda: Reply(self.client_id)
         if not self._background or inner.kind == "count":
             return lambda: self.shard.handle(inner)
         working: Future[Reply] = Future()
@@ -438,6 +449,8 @@ class SecureShard:
         if reply.error:
             return reply
         self._shown = self._stale(request)
+        if request.kind == "labels":
+            self._labels = OwnLabels(reply.meta["labels"])
         if request.kind not in HIDDEN:
             return reply
         return replace(reply, meta={**reply.meta, **HIDDEN[request.kind]})
@@ -460,8 +473,16 @@ def _digest(request: Request) -> bytes:
 
 
 def _parts(named: Sequence[str] | None) -> set[str]:
-    """Parts of a model as a request names them."""
-    return {ALL} if named is None else set(named)
+    """Parts of a model as a request names them.
+
+    Raises:
+        FederationError: It names something else.
+    """
+    if named is None:
+        return {ALL}
+    if not isinstance(named, list) or ALL in named:
+        raise FederationError("the server names parts of a model that no model has")
+    return set(named)
 
 
 def _overlap(some: set[str], others: set[str]) -> bool:

@@ -28,10 +28,12 @@ from genesis.federated.secagg.identity import read_key
 from genesis.federated.secagg.purpose import Agreed, purpose
 from genesis.federated.secagg.quantise import first_exponents
 from genesis.federated.secagg.vectors import NoisyVector, UpdateVector, read_counts
+from genesis.federated.secure_labels import union_of_labels
 from genesis.federated.updates import Combined, Hear
 from genesis.federated.vectors import moved, places_of, tensor_sizes
 from genesis.models.parameters import ParameterLayout
 from genesis.privacy.distributed import NoisySum
+from genesis.values import Label
 
 __all__ = ["SecureSums"]
 
@@ -131,19 +133,36 @@ class SecureSums:
             GenesisError: What a client failed with.
             FederationError: A client was away.
         """
+        summed = self._of_all(request, size + 1)
+        counts, rows = read_counts(summed.total)
+        return counts, rows, list(summed.replies)
+
+    def labels(self) -> dict[str, list[Label]]:
+        """The labels that occur at any client, of each column in which there are any.
+
+        Raises:
+            GenesisError: What a client failed with.
+            FederationError: A client was away, or they do not add up.
+        """
+
+        def total(kind: str, meta: Mapping[str, Any], length: int) -> npt.NDArray[np.int64]:
+            return self._of_all(Request(kind, meta=meta), length).total
+
+        return union_of_labels(total, len(self.clients.names))
+
+    def _of_all(self, request: Request, length: int) -> _Summed:
+        """A sum of statistics, which needs everybody."""
         digest = purpose(self._agreed, request.kind, request.round, request.meta)
         for attempt in range(1, ATTEMPTS + 1):
-            sum = self._next(self.clients.names, digest, length=size + 1, bits=64, complete=True)
+            sum = self._next(self.clients.names, digest, length=length, bits=64, complete=True)
             try:
-                summed = self._total(sum, dict.fromkeys(sum.cohort, request), raise_failures)
-                break
+                return self._total(sum, dict.fromkeys(sum.cohort, request), raise_failures)
             except _TooFewError:
                 if attempt == ATTEMPTS:
                     raise
                 # Harmless: it is the sum over the same clients again, or no sum at all.
                 log.warning("a client was away while values were counted; counting them again")
-        counts, rows = read_counts(summed.total)
-        return counts, rows, list(summed.replies)
+        raise AssertionError("unreachable")
 
     def updates(
         self,

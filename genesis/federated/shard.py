@@ -38,6 +38,7 @@ from genesis.errors import (
     PlanError,
     PrivacyError,
     SchemaError,
+    TrainingError,
 )
 from genesis.federated.aggregation.divergence import divergences
 from genesis.federated.choices import FULL_BATCH, LocalChoices, batch_size_for, private_batch_size
@@ -343,7 +344,7 @@ class Shard:
                 correction=correction,
                 private=self._private_steps(meta, epochs),
             )
-            self.losses = model.train(codes, local)
+            self.losses = self._learn(model, codes, local)
             if self._control is not None:
                 self._next_control = model.mean_gradient()
         metrics = dict(self.losses)
@@ -364,6 +365,20 @@ class Shard:
             self.promise.sent(asked, self.snapshot())
             told["spent"] = self._guard.spent()
         return Reply(self.client_id, meta=told, arrays=arrays)
+
+    def _learn(
+        self, model: GenerativeModel, codes: Codes, local: LocalTraining
+    ) -> dict[str, float]:
+        """Train, and return the losses; none if it diverged and nobody may know."""
+        try:
+            return model.train(codes, local)
+        except TrainingError as error:
+            if self.promise.whole is None:
+                raise
+            # Its rows decide whether it does, and the server sees who is missing from a sum: so
+            # this client is in it, with the parameters as they were before.
+            log.error("client '%s' has learnt nothing in this round: %s", self.client_id, error)
+            return {}
 
     def _private_steps(self, meta: Mapping[str, Any], epochs: int) -> PrivateSteps | None:
         """The steps that a promise allows; None where there is no promise about records."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,72 +23,21 @@ from genesis.federated.aggregation.fedavg import FedAvg
 from genesis.federated.aggregation.weighted import Weighted
 from genesis.federated.client_promise import ClientPromise
 from genesis.federated.clients import Clients
-from genesis.federated.messages import ClientInfo, Reply, Request
+from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts
 from genesis.federated.plan import Plan
 from genesis.federated.rounds import Federation
 from genesis.federated.secagg import masking
-from genesis.federated.secagg.identity import Identity, Roster, Trust
 from genesis.federated.secure_shard import SecureShard
 from genesis.federated.secure_sums import SecureSums
 from genesis.federated.shard import Shard
 from genesis.models.parameters import ParameterLayout
 from tests.dirty import QUICK, QUICK_TVAE, dirty_table
+from tests.federated.lossy import Lossy, Silent, secured, step_of
 
 NAMES = ("a", "b", "c", "d", "e")
 STEPS = 5
 NEVER = STEPS
-IDENTITIES = {f"{letter}": Identity.generate() for letter in "abcdefg"}
-
-Silent = Callable[[str, Request], bool]
-"""Whether a client, which is asked something, is never heard of again in this exchange."""
-
-
-def step_of(request: Request) -> tuple[str, int, int] | None:
-    """What is summed, in which round and which step of the sum; None if it is no sum of updates.
-
-    Only the first step says what is summed, so a sum of updates is known by its round: those of
-    statistics have none of their own.
-    """
-    if request.kind != "sum":
-        return None
-    inner = request.meta.get("inner")
-    return (inner["kind"] if inner else "", request.round, int(request.meta["step"]))
-
-
-class Lossy:
-    """Clients of this process, some of which say nothing.
-
-    Args:
-        shards: Client id -> shard.
-        silent: Which; a client that is silent has not heard the request either.
-    """
-
-    def __init__(self, shards: Mapping[str, Any], silent: Silent = lambda *_: False) -> None:
-        self.shards, self.silent = dict(shards), silent
-        self.asked: list[tuple[str, Request]] = []
-        self.heard: list[Reply] = []
-
-    def clients(self) -> Sequence[ClientInfo]:
-        return [ClientInfo(name) for name in self.shards]
-
-    def exchange(self, requests: Mapping[str, Request], *, timeout: float) -> Iterator[Reply]:
-        for name in sorted(requests):
-            self.asked.append((name, requests[name]))
-            if not self.silent(name, requests[name]):
-                self.heard.append(self.shards[name].handle(requests[name]))
-                yield self.heard[-1]
-
-
-def secured(shards: Mapping[str, Any], **options: Any) -> dict[str, SecureShard]:
-    """Shards behind secure aggregation, which know each other."""
-    roster = Roster({name: IDENTITIES[name].public for name in shards})
-    return {
-        name: SecureShard(shard, identity=IDENTITIES[name], trust=Trust(roster), **options)
-        for name, shard in shards.items()
-    }
-
-
 # --- sums of vectors that nobody has to train ---
 
 LAYOUT = ParameterLayout({"generator.weight": (4, 3), "generator.bias": (3,), "critic.w": (5,)})
@@ -127,9 +76,7 @@ class Sums:
     def __init__(self, names: Sequence[str] = NAMES, *, weighted: bool = False) -> None:
         rng = np.random.default_rng(len(names))
         self.shards = {
-            name: Vectors(
-                name, rng.normal(0, 3e-3, 20).astype(np.float32), 10 * k, seed=(7, 1, k)
-            )
+            name: Vectors(name, rng.normal(0, 3e-3, 20).astype(np.float32), 10 * k, seed=(7, 1, k))
             for k, name in enumerate(names, start=1)
         }
         self.network = Lossy(secured(self.shards))
@@ -158,7 +105,7 @@ class Sums:
             rule=self.rule,
             state=State(torch.from_numpy(start)),
             layout=LAYOUT,
-            hear=lambda replies: None,
+            hear=lambda _: None,
         )
 
     def mean(self, survivors: Sequence[str]) -> npt.NDArray[np.float64]:

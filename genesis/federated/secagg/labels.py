@@ -377,7 +377,7 @@ def read_texts(
     if not np.array_equal(keys_of(texts, salt), found.keys):
         raise _unreadable()
     labels: dict[str, list[Label]] = {}
-    for text in texts:
+    for text in sorted(texts):  # for labels that are equal, such as 1 and True
         try:
             column, label = _label(text)
         except (ValueError, RecursionError) as error:

@@ -53,8 +53,8 @@ FEW: list[Labels] = [
 ]
 
 
-def as_is(kind: str, vector: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    return vector
+def as_is(_: str, total: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    return total
 
 
 class Federation:
@@ -79,8 +79,9 @@ class Federation:
         return union_of_labels(self.total, len(self.clients))
 
 
-def typed(labels: Labels) -> set[tuple[str, type, Label]]:
-    return {(column, type(label), label) for column in labels for label in labels[column]}
+def typed(labels: Labels) -> set[tuple[str, str]]:
+    """1, 1.0 and True are three labels, and -0.0 is not 0.0."""
+    return {(column, repr(label)) for column in labels for label in labels[column]}
 
 
 def keys(n: int, seed: int = 0) -> npt.NDArray[np.uint64]:
@@ -107,18 +108,17 @@ def test_the_union_comes_back_with_its_types(clients: list[Labels]) -> None:
     assert all(union.values())
 
 
-@given(CLIENTS, st.randoms(use_true_random=False))
+@settings(max_examples=30)
+@given(CLIENTS, st.randoms())
 def test_the_order_is_not_that_of_the_clients(clients: list[Labels], random: Any) -> None:
     other = list(clients)
     random.shuffle(other)
     first, second = Federation(clients).union(), Federation(other).union()
-    # Of labels that are equal, such as 1 and True, the order may differ.
-    assert list(first) == list(second)
-    assert list(first.values()) == list(second.values())
+    assert repr(first) == repr(second)
 
 
 @pytest.mark.usefixtures("same_salts")
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(st.lists(st.sets(st.integers(0, 99)), min_size=2, max_size=5), st.randoms())
 def test_sums_tell_no_more_than_at_how_many_clients_a_label_is(
     held: list[set[int]], random: Any
@@ -135,12 +135,12 @@ def test_sums_tell_no_more_than_at_how_many_clients_a_label_is(
 
 
 def test_labels_that_few_clients_share_need_more_room() -> None:
-    clients = [{"a": [f"{client} {i}" for i in range(2000)]} for client in range(7)]
+    clients = [{"a": [f"{client} {i}" for i in range(1000)]} for client in range(7)]
     federation = Federation(clients)
     assert typed(federation.union()) == set().union(*map(typed, clients))
     assert federation.asked.count("label_sketch") > 1
     shared = Federation(clients[:1] * 7)
-    assert len(shared.union()["a"]) == 2000
+    assert len(shared.union()["a"]) == 1000
     assert shared.asked == list(LABEL_SUMS)
 
 
@@ -191,7 +191,7 @@ def test_two_keys_share_their_cells_as_rarely_as_they_should(
 ) -> None:
     """With a tenth of the cells, 10^4 times as often: the bound holds, and is not loose."""
     monkeypatch.setattr(sketches, "PAIRS", 10.0)
-    n, failed, trials = 20, 0, 4000
+    n, failed, trials = 20, 0, 2000
     sketch = LabelSketch(n)
     expected = n * (n - 1) / 2 / sketch.block**4 * trials
     for seed in range(trials):
@@ -296,7 +296,7 @@ def test_what_is_no_label_is_an_error(text: bytes) -> None:
 def test_an_impossible_number_of_labels_is_not_believed(claimed: int) -> None:
     asked = []
 
-    def total(kind: str, meta: Mapping[str, Any], length: int) -> npt.NDArray[np.int64]:
+    def total(kind: str, *_: Any) -> npt.NDArray[np.int64]:
         asked.append(kind)
         return np.array([claimed])
 

@@ -831,7 +831,7 @@ def damage(draw: st.DrawFn) -> Callable[[bytes], bytes]:
 
 
 @given(step=st.integers(0, STEPS - 1), change=damage())
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_damaged_message_costs_one_client_at_most(
     step: int, change: Callable[[bytes], bytes]
 ) -> None:
@@ -845,7 +845,7 @@ def test_a_damaged_message_costs_one_client_at_most(
 
 
 @given(step=st.sampled_from([0, 1, 3, 4]), change=damage())
-@settings(max_examples=40)
+@settings(max_examples=25)
 def test_a_damaged_answer_never_gives_a_wrong_sum(
     step: int, change: Callable[[bytes], bytes]
 ) -> None:
