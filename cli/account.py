@@ -31,6 +31,7 @@ def account_of(
         "rounds": [report.to_dict() for report in run.history],
         "seconds": dict(seconds),
         "epsilon": run.epsilon,
+        "secure_aggregation": plan.scheme,
         "privacy": run.privacy,
         "evaluation": None if scores is None else scores.to_dict(),
     }

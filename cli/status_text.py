@@ -31,11 +31,17 @@ def status_as_text(found: Mapping[str, Any]) -> str:
         "run": ", ".join(
             _plain(found[key]) for key in ("method", "aggregation") if found.get(key) is not None
         ),
-        "privacy": "no differential privacy" if epsilon is None else f"ε {epsilon:.4g} promised",
+        "privacy": _privacy(epsilon, found.get("secure_aggregation")),
         "traffic": ", ".join([*([f"{speed:,.0f} rows/s"] if speed is not None else []), *traffic]),
     }
     text = "\n".join(f"{name:9}{value}" for name, value in lines.items() if value)
     return f"{text}\n\n{_client_table(clients)}" if clients else f"{text}\n\nno clients yet"
+
+
+def _privacy(epsilon: float | None, scheme: object) -> str:
+    """What is promised to people, and what is hidden from the server."""
+    promised = "no differential privacy" if epsilon is None else f"ε {epsilon:.4g} promised"
+    return promised if scheme is None else f"{promised}, secure aggregation by {_plain(scheme)}"
 
 
 def _progress(found: Mapping[str, Any]) -> str:

@@ -20,7 +20,13 @@ from genesis_cli.main import genesis as command
 from genesis import Synthesizer
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "docs/quickstart.md", "docs/evaluation.md", "docs/privacy.md")
+PAGES = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/evaluation.md",
+    "docs/privacy.md",
+    "docs/secure-aggregation.md",
+)
 
 
 def patients(n: int, seed: int) -> pd.DataFrame:
@@ -75,6 +81,7 @@ def test_commands(page: str) -> None:
 def test_python(page: str) -> None:
     given = ("table", "real", "synthetic", "holdout")
     names: dict[str, Any] = {name: patients(60, seed) for seed, name in enumerate(given)}
+    names |= {site: patients(60, seed) for seed, site in enumerate(("north", "south", "west"))}
     names |= {"__name__": "__main__", "hospitals": [patients(60, seed) for seed in (7, 8, 9)]}
     found = blocks(page, "python")
     assert found

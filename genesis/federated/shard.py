@@ -169,10 +169,10 @@ class Shard:
         if self._guarded:
             self._check_kinds(schema)
         self.promise.take(request.meta)
-        self._table = self._fitted(schema)
-        self._statistics = ShardStatistics(schema, self._table)
+        table = self._fitted(schema)
         known = bool(request.meta.get("known"))  # a run that goes on from a checkpoint
         self.promise.begin(schema, known=known)
+        self._table, self._statistics = table, ShardStatistics(schema, table)
         found = {} if known else self.promise.labels(self._statistics)
         return Reply(self.client_id, meta={"labels": found, "private": self._guard is not None})
 

@@ -32,7 +32,8 @@ def run_status(
         state ("waiting", "agreeing", "training", "finishing", "complete", "failed" or
         "interrupted"), reason, method, aggregation, version, round (rounds complete), n_rounds,
         min_clients, seconds, seconds_left, epsilon (what the plan promises, None without a
-        promise), rows_per_second (rows trained on in the last round, with the epochs of the plan),
+        promise), secure_aggregation (the scheme, None without one), rows_per_second (rows trained
+        on in the last round, with the epochs of the plan; None where they are not known),
         bytes_received, bytes_sent; clients: client_id, state ("waiting", "working" or "absent"),
         last_seen (seconds ago), rows, task, rounds (in which it took part); and rounds: see
         `RoundReport.to_dict`.
@@ -52,6 +53,7 @@ def run_status(
         "seconds": time.monotonic() - started,
         "seconds_left": _seconds_left(state, reports, plan.n_rounds),
         "epsilon": None if plan.promise is None else plan.promise.epsilon,
+        "secure_aggregation": plan.scheme,
         "rows_per_second": _throughput(federation, reports),
         "bytes_received": hub.received,
         "bytes_sent": hub.sent,
@@ -88,5 +90,7 @@ def _throughput(federation: Federation, reports: list[RoundReport]) -> float | N
     if not reports or reports[-1].seconds <= 0:
         return None
     last = reports[-1]
-    rows = sum(federation.rows.get(client, 0) for client in last.clients)
+    if not federation.rows.keys() >= set(last.clients):  # which secure aggregation hides
+        return None
+    rows = sum(federation.rows[client] for client in last.clients)
     return rows * federation.plan.epochs_per_round / last.seconds

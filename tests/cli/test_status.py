@@ -163,7 +163,7 @@ JSON = st.recursive(
     max_leaves=4,
 )
 KEYS = ["reason", "method", "aggregation", "seconds", "seconds_left", "epsilon", "rows_per_second"]
-KEYS += ["bytes_received", "bytes_sent"]
+KEYS += ["bytes_received", "bytes_sent", "secure_aggregation"]
 
 
 @given(

@@ -61,6 +61,7 @@ def status(
         "seconds": 83.4,
         "seconds_left": 200.1,
         "epsilon": None,
+        "secure_aggregation": None,
         "rows_per_second": 5_432.1,
         "bytes_received": 12_345_678,
         "bytes_sent": 999_950,

@@ -58,6 +58,7 @@ STATUSES = st.fixed_dictionaries(
         "seconds": SECONDS,
         "seconds_left": MAYBE,
         "epsilon": MAYBE,
+        "secure_aggregation": st.sampled_from([None, "masking", "paillier"]),
         "rows_per_second": MAYBE,
         "bytes_received": AMOUNTS,
         "bytes_sent": AMOUNTS,

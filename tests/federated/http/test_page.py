@@ -118,7 +118,7 @@ def test_it_shows_what_the_server_tells(tab: Page, stub: Stub, noise: list[str])
         client("south", state="absent", last_seen=83.2, rows=None, task=None, rounds=0),
         client("west", state="waiting", last_seen=None, rows=1_234_567, task=None),
     ]
-    stub.tell(status(clients=clients, epsilon=1.2345678))
+    stub.tell(status(clients=clients, epsilon=1.2345678, secure_aggregation="masking"))
     show(tab, stub.url)
     shown = {
         "#state": "Training",
@@ -128,7 +128,7 @@ def test_it_shows_what_the_server_tells(tab: Page, stub: Stub, noise: list[str])
         "#left": "about 3 min 20 s left",
         "#seconds": "1 min 23 s",
         "#last": "1.3 s",
-        "#epsilon": "ε = 1.235",
+        "#epsilon": "ε = 1.235; secure sums by masking",
         "#speed": "5,432 rows/s",
         "#received": "12.3 MB",
         "#sent": "1.0 MB",

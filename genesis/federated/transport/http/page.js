@@ -298,7 +298,9 @@
 
     say(at("seconds"), time(status.seconds));
     say(at("last"), short(rounds[rounds.length - 1]?.seconds));
-    say(at("epsilon"), isNumber(status.epsilon) ? `ε = ${digits(status.epsilon)}` : "no differential privacy");
+    const promised = isNumber(status.epsilon) ? `ε = ${digits(status.epsilon)}` : "no differential privacy";
+    const scheme = status.secure_aggregation;
+    say(at("epsilon"), typeof scheme === "string" ? `${promised}; secure sums by ${scheme}` : promised);
     say(at("speed"), `${count(status.rows_per_second)} rows/s`);
     say(at("received"), bytes(status.bytes_received));
     say(at("sent"), bytes(status.bytes_sent));
