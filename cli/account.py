@@ -40,11 +40,13 @@ def account_of(
 def summary_of(run: FederatedRun, sizes: Mapping[str, int], seconds: Mapping[str, float]) -> str:
     """What happened, for a person to read."""
     reports = run.history
-    width = max(map(len, [*sizes, "client"]))
+    clients = sorted({*sizes, *(client for report in reports for client in report.clients)})
+    width = max(map(len, [*clients, "client"]))
     lines = [f"{'client':{width}}  {'rows':>9}  rounds"]
-    for client, size in sizes.items():
+    for client in clients:
+        size = f"{sizes[client]:,}" if client in sizes else "hidden"
         took_part = sum(client in report.clients for report in reports)
-        lines.append(f"{client:{width}}  {size:9,}  {took_part} of {len(reports)}")
+        lines.append(f"{client:{width}}  {size:>9}  {took_part} of {len(reports)}")
     spent = ", ".join(f"{what} {value:.1f} s" for what, value in seconds.items() if what != "total")
     lines.append(f"{len(reports)} rounds in {seconds['total']:.1f} s: {spent}")
     if run.privacy is not None:

@@ -131,7 +131,7 @@ def server(
         seconds = dict(run.seconds)
         if output is not None:
             generating = time.perf_counter()
-            synthetic = run.generate(sum(run.rows.values()) if rows is None else rows)
+            synthetic = run.generate(run.total_rows if rows is None else rows)
             genesis.write_table(synthetic, output)
             seconds["generation"] = time.perf_counter() - generating
         if model is not None:

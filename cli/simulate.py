@@ -109,7 +109,8 @@ def simulate(
     if synthesizer.privacy is not None:
         sizes = synthesizer.rows  # the account and the rows to be written tell of these alone
     generating = time.perf_counter()
-    synthetic = synthesizer.generate(sum(sizes.values()) if rows is None else rows)
+    total = sum(sizes.values()) or synthesizer.total_rows
+    synthetic = synthesizer.generate(total if rows is None else rows)
     seconds = dict(synthesizer.seconds) | {"generation": time.perf_counter() - generating}
     genesis.write_table(synthetic, output)
     if model is not None:

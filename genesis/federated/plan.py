@@ -69,6 +69,8 @@ class Plan:
             secure_aggregation "paillier".
         secure_aggregation_bits: Of a number on its way, 32 or 24: 24 are a quarter less traffic.
             Paillier has 24 whatever is said here.
+        secure_aggregation_options: Options of the scheme, such as ``{"key_bits": 4096}`` of
+            Paillier. Clients elsewhere have their own, and refuse shorter keys.
 
     Raises:
         PlanError: A choice is unknown or impossible, or two contradict each other.
@@ -99,9 +101,10 @@ class Plan:
     secure_aggregation: bool | str = False
     encryption: str | None = None
     secure_aggregation_bits: int = 32
+    secure_aggregation_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("config", "aggregation_options"):
+        for name in ("config", "aggregation_options", "secure_aggregation_options"):
             if not isinstance(getattr(self, name), Mapping):
                 raise PlanError(
                     f"{name} must map names to values",
@@ -144,7 +147,14 @@ class Plan:
         name = self.scheme
         if name is None:
             return
-        scheme(name)  # it exists, and what it needs is installed
+        try:
+            scheme(name).ServerSide(**self.secure_aggregation_options)
+        except TypeError as error:
+            raise PlanError(
+                f"{name} has no such option",
+                got=", ".join(self.secure_aggregation_options),
+                do="leave secure_aggregation_options out",
+            ) from error
         if self.secure_aggregation_bits not in (24, 32):
             raise PlanError(
                 "secure_aggregation_bits is 24 or 32", got=repr(self.secure_aggregation_bits)
@@ -338,6 +348,7 @@ class Plan:
         rule = self.aggregation
         values["aggregation"] = rule if isinstance(rule, str) else type(rule).__name__
         values["aggregation_options"] = dict(self.aggregation_options)
+        values["secure_aggregation_options"] = dict(self.secure_aggregation_options)
         values["discrete_columns"] = list(self.discrete_columns)
         values["privacy"] = None if self.promise is None else self.promise.to_dict()
         values["config"] = {

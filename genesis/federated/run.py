@@ -89,6 +89,15 @@ class FederatedRun:
         return None if self.privacy is None else self.privacy["epsilon"]
 
     @property
+    def total_rows(self) -> int:
+        """Rows of all clients together; of each alone, secure aggregation hides them.
+
+        Raises:
+            PlanError: Nothing was trained yet.
+        """
+        return sum(self.rows.values()) if self.rows else self.model.encoder.rows
+
+    @property
     def schema(self) -> Schema:
         """The schema that the clients agreed on."""
         return self.model.schema

@@ -68,13 +68,10 @@ class SecureSums:
     Args:
         plan: The plan, which names the scheme.
         clients: The clients.
-        options: Of the scheme.
     """
 
     plan: Plan
     clients: Clients
-    options: Mapping[str, Any] = field(default_factory=dict)
-
     rows: int = field(default=0, init=False)  # of all clients, once they are known
     measured: tuple[str, ...] = field(default=(), init=False)  # names of what they may tell beside
     noisy: NoisySum | None = field(default=None, init=False)  # if clients add noise together
@@ -95,7 +92,7 @@ class SecureSums:
             PlanError: One trusts nobody, or insists on another scheme.
         """
         name = str(self.plan.scheme)
-        self._side = scheme(name).ServerSide(**self.options)
+        self._side = scheme(name).ServerSide(**self.plan.secure_aggregation_options)
         hello = Request("secure", meta={"scheme": name, "session": self.session}, setup=True)
         replies = self.clients.require(hello, "begin secure aggregation")
         self._keys = {

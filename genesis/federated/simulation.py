@@ -12,6 +12,7 @@ import pandas as pd
 
 from genesis.errors import DataError
 from genesis.federated.checkpoint import checkpoint_seed
+from genesis.federated.plan import Plan
 from genesis.federated.rounds import Federation
 from genesis.federated.run import FederatedRun
 from genesis.federated.secagg.identity import Identity, Roster, Trust
@@ -71,7 +72,9 @@ class FederatedSynthesizer(FederatedRun):
             changes["seed"] = checkpoint_seed(Path(resume_from))
         self.plan = dataclasses.replace(self._choices, **changes)
         shards = {name: Shard(name, table, device=self.device) for name, table in tables.items()}
-        transport = InProcessTransport(shards if self.plan.scheme is None else _secured(shards))
+        transport = InProcessTransport(
+            shards if self.plan.scheme is None else _secured(shards, self.plan)
+        )
         federation = Federation(self.plan, transport, tuple(self._callbacks), self._schema)
         try:
             federation.run(None if resume_from is None else Path(resume_from))
@@ -81,12 +84,17 @@ class FederatedSynthesizer(FederatedRun):
         return self
 
 
-def _secured(shards: Mapping[str, Shard]) -> dict[str, SecureShard]:
+def _secured(shards: Mapping[str, Shard], plan: Plan) -> dict[str, SecureShard]:
     """The same shards behind secure aggregation, with new keys that all of them know."""
+    options = dict(plan.secure_aggregation_options)
+    if plan.scheme == "paillier":
+        options["workers"] = 1  # all clients share the cores of this machine
     identities = {name: Identity.generate() for name in shards}
     roster = Roster({name: identity.public for name, identity in identities.items()})
     return {
-        name: SecureShard(shard, identity=identities[name], trust=Trust(roster), required=True)
+        name: SecureShard(
+            shard, identity=identities[name], trust=Trust(roster), required=True, options=options
+        )
         for name, shard in shards.items()
     }
 

@@ -228,7 +228,6 @@ RUNS: dict[str, tuple[list[Any], str]] = BOTH | {
     "rows that are measured": (["--epsilon", 1, "--aggregation", "similarity"], "measure their"),
     "the ledger of an owner": (["--epsilon", 1, "--privacy", "ledger=x"], "belong to the owner"),
     "the budget of an owner": (["--epsilon", 1, "--privacy", "budget=3"], "budget"),
-    "secure aggregation": (["--epsilon", 1, "--secure-aggregation", "masking"], "not available"),
 }
 
 

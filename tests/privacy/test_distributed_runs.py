@@ -35,7 +35,6 @@ from genesis.federated.rounds import Federation
 from genesis.federated.secagg import masking
 from genesis.federated.secure_shard import SecureShard
 from genesis.federated.shard import Shard
-from genesis.federated.simulation import _secured
 from genesis.federated.transport.in_process import InProcessTransport
 from genesis.models.tvae import TVAE
 from genesis.privacy import client_guard, guard
@@ -49,12 +48,13 @@ from genesis.privacy.noise import Noise
 from genesis.privacy.report import in_words, spent_epsilon
 from genesis.statistics import Question
 from tests.dirty import QUICK, QUICK_TVAE, dirty_table
+from tests.federated.lossy import secured
 from tests.privacy.test_private_runs import Spy, promise, public_schema
 
 Patch = pytest.MonkeyPatch
 Lost = Callable[[str, Request], bool]
 
-NAMES = ("c0", "c1", "c2", "c3")
+NAMES = ("a", "b", "c", "d")
 COLUMNS = ["sex", "größe, cm", "visits", "région=?"]
 TABLES = {name: dirty_table(60 + 10 * i, seed=i)[COLUMNS] for i, name in enumerate(NAMES)}
 SCHEMA = public_schema(TABLES)
@@ -83,7 +83,7 @@ class Wire(Spy):
 
     def __init__(self, tables: Mapping[str, pd.DataFrame] = TABLES, **arguments: Any) -> None:
         super().__init__(tables, **arguments)
-        self.secured = _secured(self.shards)
+        self.secured = secured(self.shards, required=True)
         self._inner = InProcessTransport(self.secured)
         self.lost: Lost = lambda *_: False
 
@@ -92,11 +92,11 @@ class Wire(Spy):
             if not self.lost(reply.client_id, requests[reply.client_id]):
                 yield reply
 
-    def guard(self, name: str = "c0") -> Any:
+    def guard(self, name: str = "a") -> Any:
         """What a client adds noise with."""
         return self.shards[name].promise._begun
 
-    def spent(self, name: str = "c0") -> Ledger:
+    def spent(self, name: str = "a") -> Ledger:
         found: Ledger = self.guard(name).ledger
         return found
 
@@ -337,7 +337,7 @@ def noise_of_counts_is_enough(unit: str, trust: str) -> None:
     asked = [
         q.meta["inner"]["meta"]["questions"]
         for q, r in wire.heard
-        if q.kind == "sum" and "inner" in q.meta and r.client_id == "c0"
+        if q.kind == "sum" and "inner" in q.meta and r.client_id == "a"
     ]
     everything, honest = [], []
     for questions, total in zip(asked, (each.total for each in totals), strict=True):
@@ -345,7 +345,7 @@ def noise_of_counts_is_enough(unit: str, trust: str) -> None:
         mine = {name: vector.view(np.int64)[:-1] for name, vector in sent.pop(0).items()}
         noise = total[:-1] - sum(known.values())
         everything.append(noise)
-        honest.append(noise - (mine["c3"] - known["c3"]))
+        honest.append(noise - (mine["d"] - known["d"]))
     (event,) = wire.spent().events
     if isinstance(event, Skellam):
         variance = event.deviation**2
@@ -405,7 +405,7 @@ def noise_of_updates_is_enough(unit: str, trust: str) -> None:
     exact = [
         each * min(planned.max_norm / np.linalg.norm(each), 1) * planned.scale for each in changes
     ]
-    total, mine = totals[0].total, sent[0]["c3"].view(np.int32)
+    total, mine = totals[0].total, sent[0]["d"].view(np.int32)
     event = wire.spent().events[-1]
     assert isinstance(event, SkellamSum)
     variance = (event.noise_multiplier * event.l2) ** 2
@@ -428,7 +428,7 @@ def every_try_is_paid(unit: str, trust: str) -> None:
     begun, wire = ready(unit, trust)
 
     def lost(name: str, request: Request) -> bool:
-        return request.meta.get("step") == masking.UPLOAD and name in ("c0", "c1")
+        return request.meta.get("step") == masking.UPLOAD and name in ("a", "b")
 
     wire.lost = lost
     with pytest.raises(FederationError, match="too few clients are left"):
@@ -476,9 +476,9 @@ def asked_of(wire: Wire, kind: str) -> Request:
     """What the first client was asked first: in the clear, or inside of a sum."""
     for request, reply in wire.heard:
         inner = request.meta.get("inner") or {}
-        if reply.client_id == "c0" and inner.get("kind") == kind:
+        if reply.client_id == "a" and inner.get("kind") == kind:
             return Request(kind, inner["round"], inner["meta"])
-        if reply.client_id == "c0" and request.kind == kind:
+        if reply.client_id == "a" and request.kind == kind:
             return request
     raise AssertionError(f"{kind} was not asked")
 
@@ -495,17 +495,17 @@ def nothing_leaves_in_the_clear(unit: str, trust: str) -> None:
     """Where sums were agreed on, it is a sum or nothing."""
     begun, wire = ready(unit, trust)
     before = wire.spent()
-    train = begun._training_requests(0, ["c0"])["c0"]
+    train = begun._training_requests(0, ["a"])["a"]
     for request in (asked_of(wire, "count"), train, COLLECT):
-        assert is_refused(wire.secured["c0"].handle(request)), request.kind
+        assert is_refused(wire.secured["a"].handle(request)), request.kind
     assert wire.spent() == before
 
 
 def a_share_needs_a_sum(unit: str, trust: str) -> None:
     """A client that nobody secures notices: the server may not even have begun a session."""
     begun, wire = ready(unit, trust)
-    asked = [asked_of(wire, "count"), begun._training_requests(0, ["c0"])["c0"], COLLECT]
-    bare = Shard("c0", TABLES["c0"], device="cpu", guarded=True)
+    asked = [asked_of(wire, "count"), begun._training_requests(0, ["a"])["a"], COLLECT]
+    bare = Shard("a", TABLES["a"], device="cpu", guarded=True)
     assert bare.handle(asked_of(wire, "labels")).error is None
     before = bare.promise.memory()
     assert is_refused(bare.handle(asked[0]))
@@ -532,9 +532,9 @@ def counts_are_summed_over_everybody(unit: str, trust: str) -> None:
     assert all(is_refused(reply) for _, reply in wire.heard)
     # The guard behind knows it too, and has not paid for more than it allows.
     wire.guard()._released = 1
-    assert wire.shards["c0"].handle(labels).error is None
-    for cohort in (NAMES[:3], (*NAMES, "c4"), (*NAMES[:3], "c4")):
-        assert is_refused(wire.shards["c0"].handle(replace(count, local={"cohort": cohort})))
+    assert wire.shards["a"].handle(labels).error is None
+    for cohort in (NAMES[:3], (*NAMES, "e"), (*NAMES[:3], "e")):
+        assert is_refused(wire.shards["a"].handle(replace(count, local={"cohort": cohort})))
     assert wire.spent() == before
 
 
@@ -543,18 +543,18 @@ def counts_are_those_that_were_planned(unit: str, trust: str) -> None:
     _, wire = ready(unit, trust)
     count, labels, before = asked_of(wire, "count"), asked_of(wire, "labels"), wire.spent()
     other = Schema((replace(SCHEMA["sex"], categories=("Male",)), *list(SCHEMA)[1:])).to_dict()
-    weaker = wanted(unit, trust, epsilon=1000.0)
+    weaker = wanted(unit, trust, epsilon=50.0)
     for changed in ({"schema": other}, {"privacy": weaker}, {"privacy": None}, {"run": "other"}):
         asked = replace(labels, meta={**labels.meta, **changed})
-        assert is_refused(wire.secured["c0"].handle(asked)), changed
-        assert wire.shards["c0"]._statistics is None
+        assert is_refused(wire.secured["a"].handle(asked)), changed
+        assert wire.shards["a"]._statistics is None
         assert wire.spent() == before
-    assert wire.shards["c0"].handle(labels).error is None
+    assert wire.shards["a"].handle(labels).error is None
     left = before.events[0].count - wire.guard()._released  # type: ignore[union-attr]
     for number in range(left + 2):
         question = Question("sex", labels=(str(number),)).to_dict()
         meta = {**count.meta, "questions": [question]}
-        reply = wire.shards["c0"].handle(Request("count", meta=meta, local={"cohort": NAMES}))
+        reply = wire.shards["a"].handle(Request("count", meta=meta, local={"cohort": NAMES}))
         assert is_refused(reply) == (number >= left)
     assert wire.spent() == before
 
@@ -599,7 +599,7 @@ def nothing_is_collected(unit: str, trust: str) -> None:
         begun._combine(dict.fromkeys(NAMES, COLLECT), "", lambda _: None)
     assert all(is_refused(reply) for _, reply in wire.heard)
     in_a_sum = replace(COLLECT, local={"cohort": NAMES, "threshold": 3})
-    assert is_refused(wire.shards["c0"].handle(in_a_sum))
+    assert is_refused(wire.shards["a"].handle(in_a_sum))
     assert times(wire.spent().events[-1]) == 1
 
 
@@ -611,7 +611,7 @@ def nobody_hears_that_training_diverged(unit: str, trust: str) -> None:
         shipped = TVAE.train
 
         def train(self: TVAE, rows: Any, local: Any) -> dict[str, float]:
-            if self is wire.shards["c1"]._model:
+            if self is wire.shards["b"]._model:
                 raise TrainingError("training diverged")
             return shipped(self, rows, local)
 
@@ -619,7 +619,7 @@ def nobody_hears_that_training_diverged(unit: str, trust: str) -> None:
         report = begun._play(0)
     assert report.clients == NAMES
     assert not report.failed
-    assert wire.guard("c1").rounds == 1
+    assert wire.guard("b").rounds == 1
 
 
 # --- checks, and bugs in what they check ---

@@ -248,7 +248,7 @@ class LabelSketch:
         cells, count, keys, check = cells[some], count[some], keys[some], check[some]
         key = keys // count
         alone = (keys % count == 0) & (key < KEYS)
-        alone &= _mixed(key, 0) * count == check
+        alone &= _check(key) * count == check
         alone &= (self._cells(key) == cells).any(axis=0)
         found, first = np.unique(key[alone], return_index=True)
         return found, count[alone][first]
@@ -265,8 +265,13 @@ class LabelSketch:
 
 def _add(table: Numbers, cells: npt.NDArray[np.int64], keys: Numbers, counts: Numbers) -> None:
     """Put keys (n,) into their cells (BLOCKS, n), each so many times."""
-    for row, numbers in zip(table, (counts, counts * keys, counts * _mixed(keys, 0)), strict=True):
+    for row, numbers in zip(table, (counts, counts * keys, counts * _check(keys)), strict=True):
         np.add.at(row, cells, np.broadcast_to(numbers, cells.shape))
+
+
+def _check(keys: Numbers) -> Numbers:
+    """(n,) numbers of 32 bits, so that no sum of them outgrows what an encrypted slot can hold."""
+    return _mixed(keys, 0) >> np.uint64(32)
 
 
 def _mixed(keys: Numbers, stream: int) -> Numbers:

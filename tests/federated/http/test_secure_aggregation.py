@@ -178,30 +178,30 @@ def wait_for_all(monkeypatch: pytest.MonkeyPatch, names: Sequence[str]) -> None:
 
 
 def test_processes_end_as_the_simulation_does(parties: Parties) -> None:
-    """With keys and a roster made by the program, and the same table bit for bit."""
+    """With a key and a line of the roster made by the program, and the same table bit for bit."""
     folder = parties.folder
-    lines = []
-    for name in THREE:
-        (folder / f"{name}.key").unlink()
-        words = ("--output", folder / f"{name}.key", "--client-id", name, "--quiet")
-        lines.append(run_here("identity", *words).stdout)
+    (folder / "north.key").unlink()
+    words = ("--output", folder / "north.key", "--client-id", "north", "--quiet")
+    lines = (folder / "roster.toml").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = [line for line in lines if "north" not in line] + [run_here("identity", *words).stdout]
     (folder / "roster.toml").write_text("".join(lines), encoding="utf-8")
     parties.write_plan(CHOICES)
     made = ("--plan", "plan.toml", "--output", "server.csv", "--rows", 50)
     server, url = parties.server(*made, "--model", "server.model", "--json", "run.json")
-    clients = [parties.secure_client(url, name, "--model", f"{name}.model") for name in THREE]
-    for program in (server, *clients):
-        assert program.end() == 0, program.said
-        assert not any(word in program.said for word in ("warning", "Traceback"))
+    north = parties.secure_client(url, "north", "--model", "north.model")
+    others = [Joined(parties, url, name) for name in THREE[1:]]
     alone = run_here(
         *("simulate", *(folder / f"{name}.csv" for name in THREE)),
         *("--plan", folder / "plan.toml", "--model", folder / "simulated.model"),
         *("--output", folder / "simulated.csv", "--rows", 50),
     )
     assert alone.exit_code == 0, alone.output
+    for program in (server, north):
+        assert program.end() == 0, program.said
+        assert not any(word in program.said for word in ("warning", "Traceback"))
+    all_end(*(each.running for each in others))
     expected = (folder / "simulated.model").read_bytes()
-    for name in ("server", *THREE):
-        assert (folder / f"{name}.model").read_bytes() == expected
+    assert {(folder / f"{name}.model").read_bytes() for name in ("server", "north")} == {expected}
     assert (folder / "server.csv").read_bytes() == (folder / "simulated.csv").read_bytes()
     sizes = {str(len(tables()[name])) for name in THREE}
     told = server.said + (folder / "run.json").read_text(encoding="utf-8")
@@ -240,44 +240,51 @@ def test_the_status_of_a_secure_run_tells_no_rows_and_24_bits_are_less_to_send(
 BEFORE_SHARES, IN_TRAINING, BEFORE_AGREEING, BEFORE_UNMASKING = 1, 2, 3, 4
 
 
-def test_a_client_that_is_killed_comes_back_for_the_next_round(
-    parties: Parties, monkeypatch: pytest.MonkeyPatch
+def test_a_client_that_is_killed_comes_back(
+    parties: Parties, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In another phase of each round, and it never gets to the end of one but the last."""
+    """Killed during statistics, these are counted again; in training, a round goes on without."""
     wait_for_all(monkeypatch, FIVE)
-    server, serving = serve(**CHOICES | {"min_clients": 4, "n_rounds": 4})
+    server, serving = serve(**CHOICES | {"min_clients": 4})
     others = [Joined(parties, server.url, name) for name in FIVE if name != "north"]
-    for round, step in enumerate((BEFORE_SHARES, IN_TRAINING, BEFORE_AGREEING)):
-        north = parties.doomed_client(("train", round, step), server.url, "north")
+    for ends in (("count", 0, IN_TRAINING), ("train", 0, IN_TRAINING)):
+        north = parties.doomed_client(ends, server.url, "north")
         assert north.end() == -signal.SIGKILL, north.said
     north = parties.secure_client(server.url, "north", "--model", "north.model")
     assert north.end() == 0, north.said
     all_end(serving, *(each.running for each in others))
-    without = tuple(name for name in FIVE if name != "north")
-    assert [report.clients for report in server.history] == [without, without, FIVE, FIVE]
-    for report in server.history[:2]:
-        assert report.failed == {"north": "it was away, and takes no part in this sum any more"}
-        assert not report.dropped
-    assert all(not report.failed and not report.dropped for report in server.history[2:])
+    again = "a client was away while values were counted; counting them again"
+    assert caplog.messages.count(again) == 1
+    first, second = server.history
+    assert first.clients == tuple(name for name in FIVE if name != "north")
+    assert first.failed == {"north": "it was away, and takes no part in this sum any more"}
+    assert second.clients == FIVE
+    assert not (first.dropped or second.dropped)
+    assert not second.failed
     server.save(parties.folder / "server.model")
     model = (parties.folder / "server.model").read_bytes()
     assert (parties.folder / "north.model").read_bytes() == model
 
 
 @pytest.mark.slow
-def test_killed_before_unmasking_a_client_is_in_the_sum_and_in_the_next(
+def test_a_client_that_is_killed_in_every_phase(
     parties: Parties, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Another one in each round, so it never gets to the end of any but the last."""
     wait_for_all(monkeypatch, FIVE)
-    server, serving = serve(**CHOICES | {"min_clients": 4})
+    server, serving = serve(**CHOICES | {"min_clients": 4, "n_rounds": 5})
     others = [Joined(parties, server.url, name) for name in FIVE if name != "north"]
-    north = parties.doomed_client(("train", 0, BEFORE_UNMASKING), server.url, "north")
-    assert north.end() == -signal.SIGKILL, north.said
+    phases = (BEFORE_SHARES, IN_TRAINING, BEFORE_AGREEING, BEFORE_UNMASKING)
+    for round, step in enumerate(phases):
+        north = parties.doomed_client(("train", round, step), server.url, "north")
+        assert north.end() == -signal.SIGKILL, north.said
     north = parties.secure_client(server.url, "north")
     assert north.end() == 0, north.said
     all_end(serving, *(each.running for each in others))
-    assert [report.clients for report in server.history] == [FIVE] * 2
-    assert parameters(server) == simulated(parties, FIVE)
+    without = tuple(name for name in FIVE if name != "north")
+    came = [report.clients for report in server.history]
+    assert came == [without, without, FIVE, FIVE, FIVE]
+    assert [set(report.failed) for report in server.history] == [{"north"}] * 2 + [set()] * 3
 
 
 @pytest.mark.slow
@@ -295,28 +302,11 @@ def test_a_client_that_is_killed_and_stays_away_is_left_out(
     assert [report.dropped for report in server.history] == [("north",)] * 2
 
 
-def test_statistics_are_counted_again_when_a_client_was_killed(
-    parties: Parties, caplog: pytest.LogCaptureFixture
-) -> None:
-    server, serving = serve(**CHOICES)
-    others = [Joined(parties, server.url, name) for name in THREE[1:]]
-    north = parties.doomed_client(("count", 0, IN_TRAINING), server.url, "north")
-    assert north.end() == -signal.SIGKILL, north.said
-    north = parties.secure_client(server.url, "north")
-    assert north.end() == 0, north.said
-    all_end(serving, *(each.running for each in others))
-    assert (
-        caplog.messages.count("a client was away while values were counted; counting them again")
-        == 1
-    )
-    assert parameters(server) == simulated(parties)
-
-
 class Killed(BaseException):
     """Ends a client that is a thread."""
 
 
-@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize("step", [0, IN_TRAINING, BEFORE_UNMASKING])
 def test_too_few_that_are_left_end_the_run_for_everybody(
     parties: Parties, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -339,14 +329,15 @@ def test_too_few_that_are_left_end_the_run_for_everybody(
         self: HttpTransport, requests: Mapping[str, Request], *, timeout: float
     ) -> Iterator[Reply]:
         waiting = set(requests)
+        is_last = any(
+            each.kind == "sum" and (each.round, each.meta["step"]) == (1, step)
+            for each in requests.values()
+        )
         for reply in exchange(self, requests, timeout=timeout):
             waiting.discard(reply.client_id)
             yield reply
-            if waiting == {"north"} and isinstance(_failure(north), Killed):
+            if is_last and waiting == {"north"}:
                 return
-
-    def _failure(joined: Joined) -> BaseException | None:
-        return joined.running.exception() if joined.running.done() else None
 
     monkeypatch.setattr(HttpTransport, "exchange", exchange_soon)
     server, serving = serve(**CHOICES)
