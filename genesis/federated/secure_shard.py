@@ -216,8 +216,6 @@ class SecureShard:
             return opened.last[1]  # a server that has not heard it hears the same again
         if step < opened.step:  # a scheme need not ask everybody in every step
             raise FederationError("a step of a sum was asked for twice, or out of order")
-        if opened.inner is not None and step == chosen.REVEAL:
-            self._reveal(opened)
         told: dict[str, Any] = {}
 
         def values() -> Ring:
@@ -228,6 +226,8 @@ class SecureShard:
             return self._vector(opened, reply)
 
         answer = np.frombuffer(opened.party.answer(step, message, values), dtype=np.uint8)
+        if step == chosen.REVEAL:
+            self._reveal(opened)  # remembered before the answer leaves
         reply = Reply(self.client_id, meta=told, arrays={"message": answer})
         opened.step, opened.last = step + 1, (message, reply)
         return reply

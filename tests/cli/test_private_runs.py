@@ -135,6 +135,77 @@ def test_whole_clients_are_hidden_with_a_schema(run: Run) -> None:
     assert (report["unit"], report["trust"]) == ("client", "server")
 
 
+STATED = """
+[[columns]]
+name = "age"
+kind = "numeric"
+dtype = "int64"
+
+[[columns]]
+name = "sex"
+kind = "categorical"
+categories = ["Female", "Male"]
+
+[[columns]]
+name = "income"
+kind = "numeric"
+nulls = true
+"""
+
+
+@pytest.mark.parametrize("unit", ["record", "client"])
+def test_clients_add_noise_together(run: Run, unit: str) -> None:
+    people(200, 2).to_csv("three.csv", index=False)
+    Path("schema.toml").write_text(STATED)
+    words = ["federated", "simulate", *TABLES, "three.csv", "--output", "out.csv", *TVAE, *WRITTEN]
+    words += ["--schema", "schema.toml", "--epsilon", 4, "--privacy-unit", unit]
+    words += ["--rounds", 2, "--local-epochs", 1, "--seed", 5, *SUMS]
+    words += [
+        "--privacy",
+        "trust=distributed",
+        "--privacy",
+        f"insist={str(unit == 'client').lower()}",
+    ]
+    said = _ok(run, words)
+    report, told = _promise(), json.loads(Path("out.json").read_text())
+    assert told["privacy"] == report
+    assert told["secure_aggregation"] == "masking"
+    assert 3.6 < told["epsilon"] <= 4
+    assert told["epsilon"] == report["epsilon"] == _spent(run, "out.model")[0]["epsilon"]
+    assert (report["unit"], report["trust"]) == (unit, "distributed")
+    assert "trust: distributed" in said
+    for client in ("one", "two", "three"):
+        assert f"{client:6}     hidden  2 of 2" in said
+    # As many as all have, which is known with noise; of whole clients, what they count for.
+    assert 300 < len(pd.read_csv("out.csv")) <= (3000 if unit == "client" else 900)
+    done = run(["privacy", "spent", "out.model"])
+    assert done.exit_code == 0, done.output
+    assert "who add the noise together" in done.stdout
+
+
+def test_a_plan_says_what_noise_of_all_together_costs(run: Run) -> None:
+    Path("schema.toml").write_text(STATED)
+    words = ["privacy", "plan", "--schema", "schema.toml", "--rows", 20_000, "--clients", 5]
+    words += ["--json", *SUMS]
+
+    def planned(*more: Any) -> dict[str, Any]:
+        done = run([*words, *more])
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    apart = planned("--epsilon", 3)
+    together = planned("--epsilon", 3, "--privacy", "trust=distributed")
+    # √(5 / 4) times the noise of one instead of √5 times, and the rows are counted twice.
+    ratio = (10 / 9 / 4) ** 0.5
+    assert together["sum_deviation"] == pytest.approx(ratio * apart["sum_deviation"], rel=1e-6)
+    assert together["noise_multiplier"] == pytest.approx(apart["noise_multiplier"], rel=0.01)
+    assert planned(*TOGETHER)["promise"]["trust"] == "distributed"
+    done = run([*words[:-2], "--epsilon", 3, "--privacy", "trust=distributed"])
+    assert done.exit_code == 1
+    assert "needs secure aggregation" in done.stderr
+
+
 def test_a_promise_of_a_plan_file_goes_behind_the_command_line(run: Run) -> None:
     Path("plan.toml").write_text(
         "[privacy.differential_privacy]\nepsilon = 4.0\ndelta = 1e-6\nmax_grad_norm = 0.5\n"
@@ -161,6 +232,8 @@ def test_a_promise_comes_from_the_environment(run: Run) -> None:
 
 
 CLIENTS: list[Any] = ["--epsilon", 1, "--privacy-unit", "client"]
+SUMS: list[Any] = ["--secure-aggregation", "masking"]
+TOGETHER: list[Any] = [*CLIENTS, *SUMS, "--privacy", "trust=distributed"]
 BOTH: dict[str, tuple[list[Any], str]] = {
     "no ε": (["--delta", 1e-6], "a promise of differential privacy needs an epsilon"),
     "ε of 0": (["--epsilon", 0], "epsilon of differential privacy must be a number above 0"),
@@ -228,6 +301,13 @@ RUNS: dict[str, tuple[list[Any], str]] = BOTH | {
     "rows that are measured": (["--epsilon", 1, "--aggregation", "similarity"], "measure their"),
     "the ledger of an owner": (["--epsilon", 1, "--privacy", "ledger=x"], "belong to the owner"),
     "the budget of an owner": (["--epsilon", 1, "--privacy", "budget=3"], "budget"),
+    "sums of two": (["--epsilon", 1, *SUMS], "too few clients joined"),
+    "clients whose updates nobody sees": ([*CLIENTS, *SUMS], "must see each client's update"),
+    "noise without room": ([*TOGETHER, "--secure-aggregation-bits", 24], "needs sums of 32 bits"),
+    "all of them colluding": (
+        [*TOGETHER, "--privacy", "colluding=-1"],
+        "colluding must be a whole number",
+    ),
 }
 
 

@@ -44,7 +44,7 @@ from genesis.federated.plan import Plan
         ({"secure_aggregation": True, "aggregation": "krum"}, "needs each client's update"),
         ({"secure_aggregation": True, "aggregation": "multi_krum"}, "needs each client's update"),
         ({"secure_aggregation": True, "aggregation": "similarity"}, "tell how it differs"),
-        ({"secure_aggregation": True, "aggregation": lambda v, w: v[0]}, "needs each client's"),
+        ({"secure_aggregation": True, "aggregation": lambda v, _: v[0]}, "needs each client's"),
         ({"secure_aggregation": True, "min_clients": 2}, "at least 3 clients"),
         ({"secure_aggregation": True, "max_clients": 2}, "at least 3 clients"),
     ],
