@@ -222,8 +222,8 @@ class Plan:
                 got='unit "client" and trust "server"',
                 do='use trust "distributed"',
             )
-        if promise.unit == "client" and self.scheme is not None:
-            self._check_shared_noise()
+        if promise.needs_secure_aggregation:
+            self._check_shared_noise(promise)
         if promise.ledger is not None or promise.budget is not None:
             raise PlanError(
                 "ledger and budget belong to the owner of a table",
@@ -240,13 +240,20 @@ class Plan:
             return
         check_private_config(self.method, self.config)
 
-    def _check_shared_noise(self) -> None:
-        """Refuse sums that have no room for the noise of all clients."""
-        if self.scheme != "masking" or self.secure_aggregation_bits != 32:
+    def _check_shared_noise(self, promise: Privacy) -> None:
+        """Refuse sums that hide too little, or have no room for the noise of all clients."""
+        if self.scheme != "masking":
+            raise PlanError(
+                "noise that clients add together bears some that help the server, and this scheme "
+                "bears none",
+                got=f"secure aggregation {self.scheme!r}",
+                do="use masking",
+            )
+        if promise.unit == "client" and self.secure_aggregation_bits != 32:
             raise PlanError(
                 "noise that clients add together needs sums of 32 bits",
-                got=f"secure aggregation {self.scheme!r} with {self.secure_aggregation_bits} bits",
-                do="use masking, with secure_aggregation_bits 32",
+                got=f"{self.secure_aggregation_bits}",
+                do="set secure_aggregation_bits to 32",
             )
 
     def _check_client_level(self, rule: Aggregator) -> None:

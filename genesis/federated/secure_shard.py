@@ -18,13 +18,23 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from genesis.errors import FederationError, GenesisError, PlanError, PrivacyError
+from genesis.errors import DataError, FederationError, GenesisError, PlanError, PrivacyError
 from genesis.federated.messages import Reply, Request
-from genesis.federated.secagg import ClientSide, Party, Ring, Scheme, Sum, scheme
+from genesis.federated.secagg import (
+    ClientSide,
+    Party,
+    PortableParty,
+    PortableSide,
+    Ring,
+    Scheme,
+    Sum,
+    check_portable,
+    scheme,
+)
 from genesis.federated.secagg.identity import Identity, Trust, key_text, read_key
 from genesis.federated.secagg.purpose import Agreed, purpose
 from genesis.federated.secagg.vectors import UpdateVector, count_vector
@@ -73,6 +83,8 @@ class SecureShard:
         required: The scheme that this client insists on; True for any, False for none.
         background: Whether it trains in a thread of its own, while keys and shares are exchanged.
         folder: Where it remembers what it has revealed; in memory if None.
+        portable: Whether other processes must be able to go on where this one ends: see `memory`
+            and `opened`. A scheme that does not allow it is refused.
         options: Of the scheme, such as the length of keys.
     """
 
@@ -85,11 +97,12 @@ class SecureShard:
         required: bool | str = False,
         background: bool = False,
         folder: Path | None = None,
+        portable: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.shard, self.client_id = shard, shard.client_id
-        self._identity, self._trust, self._required = identity, trust, required
-        self._background, self._folder = background, folder
+        self.identity, self._trust, self._required = identity, trust, required
+        self._background, self._folder, self._portable = background, folder, portable
         self._options = dict(options or {})
         self._session: str | None = None
         self._scheme: Scheme | None = None
@@ -164,27 +177,35 @@ class SecureShard:
                 "sums over different clients tell of those in which they differ",
                 do="start it again for a new run",
             )
-        if self._identity is None:
-            self._identity = Identity.generate()
+        if self.identity is None:
+            self.identity = Identity.generate()
+        if self._portable:
+            check_portable(name)
         if session != self._session:
             self._number = -1
             self._recall(session)
         self._session, self._scheme = session, scheme(name)
-        self._side = self._scheme.ClientSide(self.client_id, self._identity, **self._options)
+        self._side = self._scheme.ClientSide(self.client_id, self.identity, **self._options)
         self._open, self._keys = None, {}
-        return Reply(self.client_id, meta={"key": key_text(self._identity.public)})
+        return Reply(self.client_id, meta={"key": key_text(self.identity.public)})
 
     def _meet(self, request: Request) -> Reply:
         """Who takes part, as the server says, held against what this client knows itself."""
-        if self._trust is None or self._identity is None:
+        if self._trust is None or self.identity is None:
             raise _out_of_step()
         told = {str(name): read_key(str(key)) for name, key in request.meta["keys"].items()}
-        if told.get(self.client_id) != self._identity.public:
+        if told.get(self.client_id) != self.identity.public:
             raise FederationError(
                 f"the server tells others another key of client '{self.client_id}' than it has",
                 do="do not go on: somebody may be between",
             )
-        keys = self._trust.keys_for(told)
+        try:
+            keys = self._trust.keys_for(told)
+        except DataError as error:
+            log.error("client '%s': %s", self.client_id, error)  # it names a file of this machine
+            raise FederationError(
+                f"client '{self.client_id}' could not write down the others' keys", do="see its log"
+            ) from None
         if self._counted not in (None, _roster_digest(keys)):
             raise FederationError(
                 "the server names other clients than those whose values were counted together, and "
@@ -276,8 +297,7 @@ class SecureShard:
         if party is None:
             raise _out_of_step()
         if inner is not None:
-            # Noise that clients add together is for this very sum.
-            inner = replace(inner, local={"cohort": cohort, "threshold": sum.threshold})
+            inner = _within(sum, inner)
         return _Open(sum, party, inner, self._begin_work(inner), _digest(request))
 
     def _inner(self, request: Request) -> Request:
@@ -376,13 +396,34 @@ class SecureShard:
             self._shown |= _parts(inner.meta["send"])
         if self._folder is not None:
             make_private_folder(self._folder)
-            values = {
-                "session": self._session,
-                "revealed": sorted(self._revealed),
-                "shown": sorted(self._shown),
-                "counted": self._counted,
-            }
-            write_private(self._folder / MEMORY, json.dumps(values))
+            write_private(self._folder / MEMORY, json.dumps(self.memory()))
+
+    # --- what is remembered ---
+
+    def memory(self) -> dict[str, Any] | None:
+        """What this client must remember of its session, as JSON values; None before one.
+
+        Nothing in it is secret.
+        """
+        if self._session is None:
+            return None
+        return {
+            "session": self._session,
+            "keys": {name: key_text(key) for name, key in self._keys.items()},
+            "number": self._number,
+            "total": self._total,
+            "revealed": sorted(self._revealed),
+            "shown": sorted(self._shown),
+            "counted": self._counted,
+        }
+
+    def remember(self, kept: Mapping[str, Any]) -> None:
+        """Go on from `memory`, before the session is begun again."""
+        if self._trust is not None:
+            self._trust.remember({name: read_key(key) for name, key in kept["keys"].items()})
+        self._revealed, self._shown = set(kept["revealed"]), set(kept["shown"])
+        self._counted, self._total = kept["counted"], kept["total"]
+        self._session, self._number = kept["session"], kept["number"]
 
     def _recall(self, session: str) -> None:
         """Know what was revealed in a session before this client was stopped."""
@@ -391,17 +432,63 @@ class SecureShard:
             return
         try:
             kept = json.loads((self._folder / MEMORY).read_text(encoding="utf-8"))
-            if kept["session"] != session:
-                return
-            self._revealed, self._shown = set(kept["revealed"]), set(kept["shown"])
-            self._counted = kept["counted"]
+            if kept["session"] == session:
+                self.remember(kept)
         except FileNotFoundError:
             return
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, DataError) as error:
             raise FederationError(
                 "what this client kept of its secure sums is damaged",
                 do="start a new run, in another folder",
             ) from error
+
+    def opened(self) -> Request | None:
+        """The sum that is open, as a message to a process that goes on with it; None without one.
+
+        There are secrets in it until it has been opened: see `masking.MaskingParty.to_dict`.
+        """
+        opened, chosen = self._open, self._scheme
+        if opened is None or opened.inner is None or chosen is None or opened.step > chosen.REVEAL:
+            return None
+        sum, inner = opened.sum, opened.inner
+        meta = {
+            "number": sum.number,
+            "purpose": sum.purpose.hex(),
+            "cohort": list(sum.cohort),
+            "length": sum.length,
+            "bits": sum.bits,
+            "complete": sum.complete,
+            "inner": inner.meta,
+            "step": opened.step,
+            "party": cast(PortableParty, opened.party).to_dict(),
+        }
+        # Once the vector has left, its training needs nothing any more.
+        arrays = inner.arrays if opened.step <= chosen.UPLOAD else {}
+        return Request(inner.kind, inner.round, meta, arrays)
+
+    def reopen(self, kept: Request) -> None:
+        """Go on from `opened`, after the session was begun again.
+
+        Raises:
+            FederationError: It was another session, or other clients.
+        """
+        meta, side = kept.meta, self._side
+        if side is None or self._session is None or not set(meta["cohort"]) <= set(self._keys):
+            raise _out_of_step()
+        sum = Sum(
+            session=self._session,
+            number=meta["number"],
+            purpose=bytes.fromhex(meta["purpose"]),
+            cohort=tuple(meta["cohort"]),
+            keys=tuple(self._keys[name] for name in meta["cohort"]),
+            length=meta["length"],
+            bits=meta["bits"],
+            complete=meta["complete"],
+        )
+        party = cast(PortableSide, side).resumed(sum, meta["party"])
+        inner = _within(sum, Request(kept.kind, kept.round, meta["inner"], kept.arrays))
+        # Of what was said before, only a server that is not heard of here could ask again.
+        self._open = _Open(sum, party, inner, self._begin_work(inner), b"", meta["step"])
 
     # --- the shard's own work ---
 
@@ -462,6 +549,11 @@ class _Failure(Exception):  # noqa: N818 - it is a reply
     def __init__(self, reply: Reply) -> None:
         self.reply = reply
         super().__init__(reply.error)
+
+
+def _within(sum: Sum, request: Request) -> Request:
+    """A request that knows the sum it is for, as noise must that clients add together."""
+    return replace(request, local={"cohort": sum.cohort, "threshold": sum.threshold})
 
 
 def _digest(request: Request) -> bytes:

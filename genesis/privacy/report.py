@@ -164,7 +164,7 @@ def _check_claim(claimed: Mapping[str, Any], found: Mapping[str, Any], tolerance
 def _trust(promise: Mapping[str, Any]) -> dict[str, str]:
     """Who adds the noise of a promise, and from whom that protects."""
     trust, colluding = promise["trust"], promise.get("colluding")
-    who = "a third of the clients" if colluding is None else f"{colluding} of the clients"
+    who = "a third of the clients in a sum" if colluding is None else f"{colluding} of the clients"
     protects = PROTECTS[trust].format(colluding=who)
     if trust == "distributed":
         protects += TOGETHER[promise["unit"]]

@@ -27,6 +27,7 @@ from genesis.federated.plan import Plan
 from genesis.federated.rounds import Federation
 from genesis.federated.secagg import masking
 from genesis.federated.secagg.identity import Identity, Roster, Trust, key_text
+from genesis.federated.secure_labels import LABEL_SUMS
 from genesis.federated.secure_shard import MEMORY, SecureShard
 from genesis.federated.secure_sums import Combined
 from genesis.federated.shard import Shard
@@ -272,6 +273,8 @@ def test_parts_of_a_model_are_summed_once_each() -> None:
     refused(server.begin("collect", inner=meta), "a second time")
     refused(server.begin("collect", inner=meta | {"send": None}), "a second time")
     accepted(server.begin("collect", inner=meta | {"send": ["generator"]}))
+    for send in ("generator", {"generator": 1}, ["*"]):  # what could be taken for other parts
+        refused(server.begin("train", 1, inner={"send": send}), "parts of a model")
 
 
 def test_statistics_are_of_all_clients_or_of_none() -> None:
@@ -280,6 +283,16 @@ def test_statistics_are_of_all_clients_or_of_none() -> None:
         words = "not in the sum" if VICTIM not in cohort else "some of the clients only"
         refused(server.begin("count", cohort=cohort), words)
         refused(server.begin("count", cohort=cohort, bits=32), words)
+
+
+def test_labels_are_united_over_all_clients_or_none() -> None:
+    server = Server(("label_count", 0))
+    asked = server.asked("labels")
+    assert accepted(server.victim.handle(asked)).meta["labels"] == {}
+    for kind in LABEL_SUMS:
+        words = "some of the clients only"
+        refused(server.begin(kind, cohort=("a", "b", "d"), inner={}), words)
+        refused(server.ask(kind, meta={"salt": "00" * 16, "room": 8}), "in the clear")
 
 
 def hello(server: Server, session: str | None = None, scheme: str = "masking") -> Reply:

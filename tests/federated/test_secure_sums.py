@@ -401,6 +401,7 @@ def test_nothing_but_sums_crosses() -> None:
     _, _, plain = run(n_rounds=2)
     arrays = {name for reply in network.heard for name in reply.arrays}
     assert arrays == {"message"}
+    assert not any(reply.meta.get("labels") for reply in network.heard)
     for reply in network.heard:
         assert reply.meta.keys() <= {
             *("schema", "key", "labels", "private", "rows", "parameters", "deviation")

@@ -772,7 +772,7 @@ def test_the_report_says_whom_to_trust() -> None:
     told = client_report(CLIENTS, found.ledger, clients=7)
     assert recomputed(json.loads(json.dumps(told)))["epsilon"] == told["epsilon"]
     assert told["trust"] == "distributed"
-    assert "no more than a third of the clients tell" in told["protects"]
+    assert "no more than a third of the clients in a sum tell" in told["protects"]
     assert "clients add all noise together" in told["protects"]
     assert "Rényi" in told["accountant"]
     assert "trust: distributed" in in_words(told)

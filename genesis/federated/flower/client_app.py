@@ -2,8 +2,9 @@
 
 Flower may handle each message in a process of its own. What the shard knows therefore stays in
 `context.state`, which the SuperNode keeps and never sends: the requests that set the shard up, its
-snapshot once it has trained, and what it has released under a promise of privacy. A process that
-has the shard goes on with it; any other builds it anew, and the same numbers come out.
+snapshot once it has trained, and what it has released under a promise of privacy; with secure
+aggregation also what it has revealed, and the secrets of the sum that is open. A process that has
+the shard goes on with it; any other builds it anew, and the same numbers come out.
 
 What a node says of itself in `--node-config`:
 
@@ -23,6 +24,13 @@ and what it promises its own records, whatever the plan promises; see `privacy.b
 
     epsilon, delta, privacy-max-grad-norm, privacy-statistics
     privacy-ledger, privacy-budget    its ledger lies beside the table if it is not named
+
+and with secure aggregation, of which masking is possible here; see `secagg.identity`:
+
+    identity             file with its key; a new one for each run if left out
+    roster               file with the keys of all nodes
+    trust-on-first-use   true to believe the server about keys that are not in the roster
+    secure-aggregation   true to insist on it, as a node does that has a roster
 """
 
 from __future__ import annotations
@@ -46,8 +54,11 @@ from genesis.federated.final_model import final_model
 from genesis.federated.flower.transport import ASK, HELLO, keep_setup
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts
+from genesis.federated.secagg import check_portable
+from genesis.federated.secagg.identity import Identity, Trust, own_trust
+from genesis.federated.secure_shard import SecureShard
 from genesis.federated.shard import Shard
-from genesis.federated.transport.body import decode_request, encode_reply
+from genesis.federated.transport.body import decode_request, encode_reply, encode_request
 from genesis.privacy.budget import Privacy
 from genesis.schema import Schema
 from genesis.tables import check_output, read_table
@@ -57,6 +68,7 @@ __all__ = ["app"]
 log = logging.getLogger(__name__)
 
 RECORD = "genesis"  # name of what is kept in context.state
+KEPT = ("run", "handled", "snapshot", "promise", "identity", "session", "opened")
 PROMISE = {
     "epsilon": "epsilon",
     "delta": "delta",
@@ -67,7 +79,8 @@ PROMISE = {
 }
 """Choice of a client's own promise -> its name in the node config."""
 
-_shards: dict[tuple[int, int], tuple[int, Shard]] = {}  # (run, node) -> requests handled, shard
+_shards: dict[tuple[int, int], tuple[int, SecureShard]] = {}
+"""(run, node) -> requests handled, shard"""
 
 app = ClientApp()
 
@@ -115,6 +128,9 @@ class Memory:
         setup: Kind of a request -> its bytes, for those that set the shard up.
         snapshot: The shard's snapshot in safetensors' format; empty until it has trained.
         promise: What the shard remembers of its promise of privacy, as JSON; empty without one.
+        identity: Its key, if it has no file for it. Secret.
+        session: What it remembers of secure aggregation, as JSON; empty without it.
+        opened: The secure sum that is open; empty without one. Secret.
         lost: Whether something was lost, as the server tells.
     """
 
@@ -123,6 +139,9 @@ class Memory:
     setup: dict[str, bytes] = field(default_factory=dict)
     snapshot: bytes = b""
     promise: str = ""
+    identity: bytes = b""
+    session: str = ""
+    opened: bytes = b""
     lost: bool = False
 
     @classmethod
@@ -132,54 +151,62 @@ class Memory:
         if kept is None or kept["run"] != run:
             return cls(run)
         setup = dict(zip(kept["kinds"], kept["setup"], strict=True))
-        return cls(run, kept["handled"], setup, kept["snapshot"], kept["promise"])
+        same = {name: kept[name] for name in KEPT}
+        return cls(setup=setup, **same)
 
     def keep(self, context: Context) -> None:
         """Leave it for the process that handles the next message."""
         context.state[RECORD] = ConfigRecord(
             {
-                "run": self.run,
-                "handled": self.handled,
                 "kinds": list(self.setup),
                 "setup": list(self.setup.values()),
-                "snapshot": self.snapshot,
-                "promise": self.promise,
+                **{name: getattr(self, name) for name in KEPT},
             }
         )
 
     def begin_again(self, handled: int, bodies: list[bytes]) -> None:
         """Take the place of what was lost, as the server tells it."""
-        self.handled, self.snapshot, self.lost = handled, b"", True
+        self.handled, self.snapshot, self.opened, self.lost = handled, b"", b"", True
         self.setup = {decode_request(body).kind: body for body in bodies}
 
 
 def _handle(body: bytes, context: Context, memory: Memory) -> Reply:
     """The shard's reply to a request; memory and context then hold what the shard knows."""
     request = decode_request(body)
-    shard = _shard(context, memory)
-    reply = shard.handle(request)
+    secured = _shard(context, memory)
+    shard, reply = secured.shard, secured.handle(request)
     memory.handled += 1
     if request.setup and not reply.error:
         keep_setup(memory.setup, request.kind, body)
         memory.snapshot = b""
-    elif memory.snapshot or (request.kind == "train" and shard.encoder is not None):
+    elif memory.snapshot or (_trains(request, reply) and shard.encoder is not None):
         tensors = {name: t.detach().cpu().contiguous() for name, t in shard.snapshot().items()}
         memory.snapshot = save(tensors)
     promise = shard.promise.memory()
     memory.promise = "" if promise is None else json.dumps(promise)
-    _shards[context.run_id, context.node_id] = memory.handled, shard
+    session, opened = secured.memory(), secured.opened()
+    memory.session = "" if session is None else json.dumps(session)
+    memory.opened = b"" if opened is None else encode_request(opened)
+    if secured.identity is not None and not context.node_config.get("identity"):
+        memory.identity = secured.identity.to_bytes()
+    _shards[context.run_id, context.node_id] = memory.handled, secured
     prepare = memory.setup.get("prepare")
     if request.kind == "finish":
         # The last request; and a SuperNode keeps every context for as long as it runs.
         del _shards[context.run_id, context.node_id]
-        memory.setup, memory.snapshot = {}, b""
+        memory.setup, memory.snapshot, memory.identity, memory.opened = {}, b"", b"", b""
     memory.keep(context)
     if request.kind == "finish" and prepare is not None and not reply.error:
         _save_model(decode_request(prepare), request, context)
     return reply
 
 
-def _shard(context: Context, memory: Memory) -> Shard:
+def _trains(request: Request, reply: Reply) -> bool:
+    """Whether a request has changed what a shard knows of the model."""
+    return request.kind == "train" or (request.kind == "sum" and not reply.error)
+
+
+def _shard(context: Context, memory: Memory) -> SecureShard:
     """The node's shard as the requests that were handled have left it."""
     handled, known = _shards.get((context.run_id, context.node_id), (None, None))
     if known is not None and handled == memory.handled:
@@ -187,13 +214,50 @@ def _shard(context: Context, memory: Memory) -> Shard:
     shard = _new_shard(context)
     shard.promise.remembered = json.loads(memory.promise) if memory.promise else None
     shard.promise.returning = memory.lost
+    secured = _secured(shard, context, memory)
+    if memory.session:
+        secured.remember(json.loads(memory.session))
     for body in memory.setup.values():
-        if error := shard.handle(decode_request(body)).error:
+        if error := secured.handle(decode_request(body)).error:
             raise FederationError("this client could not be set up again", got=error)
     if memory.snapshot:
         shard.restore(load(memory.snapshot))
-    _shards[context.run_id, context.node_id] = memory.handled, shard
-    return shard
+    if memory.opened:
+        secured.reopen(decode_request(memory.opened))
+    _shards[context.run_id, context.node_id] = memory.handled, secured
+    return secured
+
+
+def _secured(shard: Shard, context: Context, memory: Memory) -> SecureShard:
+    """The shard behind secure aggregation, as far as the server asks for it."""
+    told = context.node_config
+    first_use, insists = told.get("trust-on-first-use", False), told.get("secure-aggregation")
+    if not isinstance(first_use, bool):
+        raise PlanError("trust-on-first-use in the node config is neither true nor false")
+    required = insists if isinstance(insists, bool) else str(insists or "")
+    if isinstance(required, str) and required:
+        check_portable(required)
+    file, roster, folder = told.get("identity"), told.get("roster"), told.get("checkpoint")
+    with _paths_untold():
+        if file:
+            identity = Identity.load(str(file))
+        elif memory.identity:
+            identity = Identity.from_bytes(memory.identity)
+        else:
+            identity = Identity.generate()
+        trust = own_trust(
+            shard.client_id, identity.public, str(roster) if roster else None, first_use=first_use
+        )
+    if required and trust is None:
+        Trust()  # says what is missing
+    return SecureShard(
+        shard,
+        identity=identity,
+        trust=trust,
+        required=required or trust is not None,
+        folder=Path(str(folder)) if folder else None,
+        portable=True,
+    )
 
 
 def _new_shard(context: Context) -> Shard:

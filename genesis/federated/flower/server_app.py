@@ -36,6 +36,7 @@ from genesis.federated.checkpoint import Checkpoint, checkpoint_seed
 from genesis.federated.flower.transport import FlowerTransport
 from genesis.federated.plan import Plan, read_choices
 from genesis.federated.rounds import Federation
+from genesis.federated.secagg import check_portable
 from genesis.privacy.budget import Privacy
 from genesis.schema import Schema
 from genesis.synthesizer import Synthesizer
@@ -112,7 +113,10 @@ class Settings:
                 raise PlanError("there is nothing to resume from", do="set checkpoint to a folder")
             if Checkpoint.is_in(given["checkpoint"]):
                 choices.setdefault("seed", checkpoint_seed(given["checkpoint"]))
-        return cls(plan=Plan(**choices), **given)
+        plan = Plan(**choices)
+        if plan.scheme is not None:
+            check_portable(plan.scheme)
+        return cls(plan=plan, **given)
 
     def earlier(self) -> Mapping[str, int] | None:
         """The clients of the run to go on with, and their numbers, if there is such a run.

@@ -39,10 +39,13 @@ __all__ = [
     "ClientSide",
     "Collector",
     "Party",
+    "PortableParty",
+    "PortableSide",
     "Ring",
     "Scheme",
     "ServerSide",
     "Sum",
+    "check_portable",
     "scheme",
     "threshold_of",
 ]
@@ -168,6 +171,13 @@ class Party(Protocol):
         """
 
 
+class PortableParty(Party, Protocol):
+    """A party that another process can go on with."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What its further steps need, as JSON values. They are secret."""
+
+
 class Collector(Protocol):
     """The server's end of one sum."""
 
@@ -214,6 +224,13 @@ class ClientSide(Protocol):
         """For one sum."""
 
 
+class PortableSide(ClientSide, Protocol):
+    """A client's end of a scheme whose parties are portable."""
+
+    def resumed(self, sum: Sum, values: Mapping[str, Any]) -> PortableParty:
+        """A party that another process began: from its `to_dict`."""
+
+
 class Scheme(Protocol):
     """A module of `SCHEMES`."""
 
@@ -247,3 +264,17 @@ def scheme(name: str) -> Scheme:
         raise MissingExtraError(
             "paillier needs gmpy2", do="run: pip install 'genesis-federated[paillier]'"
         ) from error
+
+
+def check_portable(name: str) -> None:
+    """Refuse a scheme whose clients need processes that last as long as the run.
+
+    Raises:
+        PlanError: It is such a one, or there is none of that name.
+        MissingExtraError: What it needs is not installed.
+    """
+    if not hasattr(scheme(name).ClientSide, "resumed"):
+        raise PlanError(
+            f"{name} needs clients whose processes last as long as the run, and Flower has others",
+            do="use masking, or our own server: genesis federated server",
+        )

@@ -112,6 +112,15 @@ class Identity:
             path.unlink(missing_ok=True)
             raise
 
+    @classmethod
+    def from_bytes(cls, secret: bytes) -> Identity:
+        """The one of which these are the `to_bytes`."""
+        return cls(Ed25519PrivateKey.from_private_bytes(secret))
+
+    def to_bytes(self) -> bytes:
+        """(32 bytes) the private key itself, for a place that nobody else can read."""
+        return self._key.private_bytes_raw()
+
     def sign(self, message: bytes) -> bytes:
         """(64 bytes) the signature of a message."""
         return self._key.sign(message)
@@ -322,6 +331,10 @@ class Trust:
                 ", ".join(f"'{printable(name)}' ({fingerprint(key)})" for name, key in new.items()),
             )
         return dict(told)
+
+    def remember(self, keys: Mapping[str, bytes]) -> None:
+        """Know whom it has believed the server about before, in another process."""
+        self._met = {**keys, **self._met}
 
     def _knows(self, client_id: str, key: bytes) -> bool:
         """Whether a key is the known one; False if it is believed for the first time."""

@@ -36,7 +36,7 @@ import struct
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, pairwise
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -118,6 +118,16 @@ class ClientSide:
             )
         self._session, self._number = sum.session, sum.number
         return MaskingParty(sum, position, self._identity)
+
+    def resumed(self, sum: Sum, values: Mapping[str, Any]) -> MaskingParty:
+        """A party that another process began, and that goes on here: from `MaskingParty.to_dict`.
+
+        Raises:
+            FederationError: It can't be a party of this sum.
+        """
+        party = self.party(sum)
+        party.restore(values)
+        return party
 
 
 class MaskingParty:
@@ -233,6 +243,40 @@ class MaskingParty:
             of_key, of_seed = _halves(self._shares[position])
             revealed.append(of_seed if position in self._survivors else of_key)
         return b"".join(revealed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What its further steps need, as JSON values, so that another process can go on with them.
+
+        Whoever has it from before the upload can read the vector in what is uploaded. What is left
+        after the upload are this client's shares, which alone say nothing.
+        """
+        values: dict[str, Any] = {
+            "step": self._step,
+            "survivors": list(self._survivors),
+            "shares": _to_hex(self._shares),
+        }
+        if self._step <= UPLOAD:
+            values |= {
+                "sealing_key": self._sealing_key.private_bytes_raw().hex(),
+                "mask_key": self._mask_key.private_bytes_raw().hex(),
+                "seed": self._seed.hex(),
+                "adverts": _to_hex(self._adverts),
+                "secrets": _to_hex(self._secrets),
+            }
+        return values
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Go on from `to_dict`. The other process must not: it would take a step twice."""
+        self._step = int(values["step"])
+        self._survivors = tuple(values["survivors"])
+        self._shares = _of_hex(values["shares"])
+        if self._step <= UPLOAD:
+            sealing, mask = (bytes.fromhex(values[name]) for name in ("sealing_key", "mask_key"))
+            self._sealing_key = X25519PrivateKey.from_private_bytes(sealing)
+            self._mask_key = X25519PrivateKey.from_private_bytes(mask)
+            self._seed = bytes.fromhex(values["seed"])
+            self._adverts = _of_hex(values["adverts"])
+            self._secrets = _of_hex(values["secrets"])
 
     def _name(self, position: int) -> str:
         """How a client is called in errors."""
@@ -418,6 +462,16 @@ def _unpack(sum: Sum, message: bytes, width: int) -> dict[int, bytes]:
         )
     rows = (message[n + width * k : n + width * (k + 1)] for k in range(len(there)))
     return dict(zip(there, rows, strict=True))
+
+
+def _to_hex(rows: Mapping[int, bytes]) -> dict[str, str]:
+    """Rows of bytes as JSON values."""
+    return {str(position): row.hex() for position, row in rows.items()}
+
+
+def _of_hex(rows: Mapping[str, str]) -> dict[int, bytes]:
+    """The inverse."""
+    return {int(position): bytes.fromhex(row) for position, row in rows.items()}
 
 
 def _check_enough(sum: Sum, who: Collection[int]) -> None:

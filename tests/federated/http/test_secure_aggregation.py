@@ -222,12 +222,13 @@ def test_the_status_of_a_secure_run_tells_no_rows_and_24_bits_are_less_to_send(
         assert shown.exit_code == plain.exit_code == 0, shown.output + plain.output
         status = json.loads(shown.stdout)
         assert [client["rows"] for client in status["clients"]] == [None] * 3
-        assert status["round"] == 1
+        assert (status["round"], status["secure_aggregation"]) == (1, "masking")
         assert "generator_loss" in status["rounds"][0]["metrics"]
         sizes = {str(len(tables()[name])) for name in THREE}
         assert not sizes & set(re.findall(r"\d+", json.dumps(status["clients"])))
         clients = all_end(*(each.running for each in joined))
         all_end(serving)
+        assert [len(client.history) for client in clients] == [2] * 3
         received[bits] = server.status()["bytes_received"]
         expected = simulated(parties, secure_aggregation_bits=bits)
         assert {parameters(run) for run in (server, *clients)} == {expected}
