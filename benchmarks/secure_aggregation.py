@@ -21,14 +21,13 @@ threads as there are cores, up to four.
 ``pip install phe``, for this benchmark alone. Figures whose names end in `_core_s_scaled` are
 seconds of one core, scaled up from samples.
 
-`traffic` plays whole rounds of `SecureSums` and `SecureShard`, whose clients train nothing, and
-counts bodies as the transport makes them, both ways, in all steps; without headers of HTTP.
+`traffic` plays a whole round of a federation with little to train on, and counts bodies as the
+transport makes them, both ways, in all steps; without headers of HTTP.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import secrets
 import time
 from collections import Counter
@@ -46,31 +45,26 @@ import torch
 
 from benchmarks.scoring import Judge
 from genesis import FederatedSynthesizer
-from genesis.codes import Layout
-from genesis.federated.aggregation import create_aggregator
 from genesis.federated.callbacks import Callback, RoundReport
-from genesis.federated.clients import Clients
 from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
+from genesis.federated.rounds import Federation
 from genesis.federated.secagg import Ring, Sum, masking
 from genesis.federated.secagg.identity import Identity, Roster, Trust
 from genesis.federated.secagg.purpose import Agreed, purpose
 from genesis.federated.secagg.vectors import UpdateVector
 from genesis.federated.secure_shard import SecureShard
-from genesis.federated.secure_sums import SecureSums
 from genesis.federated.shard import Shard
 from genesis.federated.transport.body import encode_reply, encode_request
 from genesis.federated.transport.in_process import InProcessTransport
-from genesis.models import create_model
-from genesis.models.parameters import ParameterLayout
 from genesis.partition import partition
 
 PARAMETERS = 1_000_000
-ADULT = Layout((10, 10, 10, 2, 4, 10), (9, 16, 7, 15, 6, 5, 2, 42, 2))
-ABOUT_A_MILLION = {"generator_dim": (448, 448), "discriminator_dim": (448, 448)}
+ABOUT_A_MILLION = {"generator_dim": (616, 616), "discriminator_dim": (616, 616)}
 METRICS = ("generator_loss", "discriminator_loss", "update_norm")
 SIZE_OF_A_CHANGE = 3e-3
 CLIENTS = 5
+ROWS = 100
 ROUNDINGS = 20
 
 
@@ -211,8 +205,8 @@ def time_masking(repeats: int) -> None:
 # --- traffic ---
 
 
-class Counting(InProcessTransport):
-    """Counts the bytes that would cross a network."""
+class Counting(InProcessTransport, Callback):
+    """Counts the bytes that would cross a network in a round, to and from each client."""
 
     def __init__(self, shards: Mapping[str, Any]) -> None:
         super().__init__(shards)
@@ -226,87 +220,35 @@ class Counting(InProcessTransport):
             self.up[reply.client_id] += len(encode_reply(reply))
             yield reply
 
+    def on_run_start(self, run: Any) -> None:
+        self.down.clear()
+        self.up.clear()
 
-class Idle(Shard):
-    """A shard that trains nothing, and sends back another model than it received.
-
-    Args:
-        client_id: Its name.
-        sizes: Numbers in each tensor of the model.
-    """
-
-    seed = (0, 0)
-
-    def __init__(self, client_id: str, sizes: list[int]) -> None:
-        super().__init__(client_id, pd.DataFrame({"number": [0.0]}), device="cpu")
-        self.rows, self._sizes = 1, sizes
-        self._vector = np.zeros(0, np.float32)
-
-    def receive(self, request: Request) -> None:
-        self._vector = request.arrays["vector"]
-
-    def known(self, parts: list[str] | None) -> tuple[npt.NDArray[np.float32], list[int]]:
-        return self._vector, self._sizes
-
-    def handle(self, request: Request) -> Reply:
-        self.receive(request)
-        metrics = dict.fromkeys(METRICS, 1.234567)
-        return Reply(
-            self.client_id, {"metrics": metrics}, {"vector": self._vector + np.float32(1e-3)}
-        )
+    def on_round_complete(self, run: Any, report: RoundReport) -> None:
+        self.of_round = self.down.copy(), self.up.copy()
+        self.parameters = len(run.state.vector)
+        assert set(report.clients) == set(self.up)
 
 
-def training(layout: ParameterLayout) -> tuple[Request, torch.Tensor]:
-    """A request as a federation sends it, and the parameters in it."""
-    vector = torch.randn(layout.size)
-    meta = {
-        "epochs": 3,
-        "learning_rate_scale": 1.0,
-        "send": None,
-        "max_grad_norm": None,
-        "clip_per_layer": False,
-        "rounds": 10,
-        "receive": None,
-        "used": False,
+def play_round(scheme: str | None, clients: int, bits: int) -> Counting:
+    """The traffic of one round of a federation, whose clients have little to train on."""
+    rng = np.random.default_rng(0)
+    shards: dict[str, Any] = {
+        name: Shard(name, pd.DataFrame({"x": rng.normal(size=ROWS)}), device="cpu")
+        for name in named(clients)
     }
-    arrays = {"vector": vector.numpy()}
-    return Request("train", 0, meta, arrays, {"vector": ("float32", layout.size)}), vector
-
-
-def play_round(scheme: str | None, clients: int, bits: int, layout: ParameterLayout) -> Counting:
-    """The traffic of one round."""
-    names, sizes = named(clients), [p.stop - p.start for p in layout.slices.values()]
-    shards: dict[str, Any] = {name: Idle(name, sizes) for name in names}
-    request, vector = training(layout)
-    requests = dict.fromkeys(names, request)
-    if scheme is None:
-        transport = Counting(shards)
-        list(transport.exchange(requests, timeout=math.inf))
-        return transport
-    identities = {name: Identity.generate() for name in names}
-    trust = Trust(Roster({name: each.public for name, each in identities.items()}))
-    transport = Counting(
-        {
+    choices: dict[str, Any] = {}
+    if scheme is not None:
+        choices = {"secure_aggregation": scheme, "secure_aggregation_bits": bits}
+        identities = {name: Identity.generate() for name in shards}
+        trust = Trust(Roster({name: each.public for name, each in identities.items()}))
+        shards = {
             name: SecureShard(shard, identity=identities[name], trust=trust, required=True)
             for name, shard in shards.items()
         }
-    )
-    plan = Plan(secure_aggregation=scheme, secure_aggregation_bits=bits)
-    sums = SecureSums(plan, Clients.join(transport, plan))
-    sums.rows, sums.measured = clients, METRICS
-    sums.begin()
-    transport.down, transport.up = Counter(), Counter()  # what is done once does not count
-    rule = create_aggregator("fedavg")
-    combined = sums.updates(
-        requests,
-        rule=rule,
-        state=rule.initial(vector),
-        layout=layout,
-        hear=list,
-    )
-    assert combined.vector is not None
-    assert len(combined.survivors) == clients
-    assert torch.allclose(combined.vector, vector + 1e-3, atol=1e-5)
+    transport = Counting(shards)
+    plan = Plan(n_rounds=1, local_epochs=1, config=ABOUT_A_MILLION, seed=0, **choices)
+    Federation(plan, transport, [transport]).run()
     return transport
 
 
@@ -314,27 +256,26 @@ def play_round(scheme: str | None, clients: int, bits: int, layout: ParameterLay
 @click.option("--scheme", default="masking", type=click.Choice(["masking", "paillier"]))
 def traffic(scheme: str) -> None:
     """Bytes of a round, beside those of one in the clear."""
-    layout = create_model("ctgan", ADULT, ABOUT_A_MILLION).parameters
     cases = {"masking": [(n, b) for n in (10, 100) for b in (32, 24)], "paillier": [(3, 24)]}
     for clients, bits in cases[scheme]:
-        plain, secure = (play_round(each, clients, bits, layout) for each in (None, scheme))
-        of_plain = plain.down.total() // clients + plain.up.total() // clients
+        plain, secure = (play_round(each, clients, bits) for each in (None, scheme))
         first, *_, name = named(clients)  # the first one may be a key holder, with more to carry
-        down, up = secure.down[name], secure.up[name]
-        vectors = layout.size * (4 + bits // 8)
+        (plain_down, plain_up), (down, up) = plain.of_round, secure.of_round
+        of_plain, of_last = plain_down[name] + plain_up[name], down[name] + up[name]
+        saved = plain.parameters * (4 - bits // 8)
         show(
             what="traffic",
             scheme=scheme,
             clients=clients,
             bits=bits,
-            parameters=layout.size,
+            parameters=plain.parameters,
             plain_kb=round(of_plain / 1e3, 1),
-            down_kb=round(down / 1e3, 1),
-            up_kb=round(up / 1e3, 1),
-            more_kb=round((down + up - vectors - of_plain + 8 * layout.size) / 1e3, 1),
-            ratio=round((down + up) / of_plain, 4),
-            up_ratio=round(up / plain.up[name], 4),
-            first_ratio=round((secure.down[first] + secure.up[first]) / of_plain, 4),
+            down_kb=round(down[name] / 1e3, 1),
+            up_kb=round(up[name] / 1e3, 1),
+            more_kb=round((of_last + saved - of_plain) / 1e3, 1),
+            ratio=round(of_last / of_plain, 4),
+            up_ratio=round(up[name] / plain_up[name], 4),
+            first_ratio=round((down[first] + up[first]) / of_plain, 4),
         )
 
 

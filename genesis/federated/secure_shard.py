@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 MEMORY = "secure.json"  # what a client has revealed in a session, beside its checkpoints
 STATISTICS = ("count", *LABEL_SUMS)  # sums of all clients, which they may be asked for again
 SUMMED = (*STATISTICS, "train", "collect")  # requests whose answers are added up
+SETUP = ("labels", "prepare")  # what statistics build on, and what training builds on besides
 HIDDEN: dict[str, dict[str, Any]] = {
     "labels": {"labels": {}},
     "prepare": {"rows": None},
@@ -109,6 +110,7 @@ class SecureShard:
         self._side: ClientSide | None = None
         self._keys: dict[str, bytes] = {}
         self._agreed = Agreed()
+        self._set_up: set[str] = set()  # kinds of requests that this client was set up with
         self._open: _Open | None = None
         self._labels = OwnLabels({})
         self._number = -1
@@ -187,6 +189,7 @@ class SecureShard:
         self._session, self._scheme = session, scheme(name)
         self._side = self._scheme.ClientSide(self.client_id, self.identity, **self._options)
         self._open, self._keys = None, {}
+        self._agreed, self._set_up = Agreed(), set()
         return Reply(self.client_id, meta={"key": key_text(self.identity.public)})
 
     def _meet(self, request: Request) -> Reply:
@@ -306,6 +309,8 @@ class SecureShard:
         kind, round = str(told["kind"]), int(told["round"])
         if kind not in SUMMED:
             raise FederationError("a sum of what cannot be summed was asked for")
+        if not self._set_up >= set(SETUP[: 1 if kind in STATISTICS else 2]):
+            raise FederationError("a sum was asked for before all clients were told the same")
         arrays = {name: array for name, array in request.arrays.items() if name != "message"}
         inner = Request(kind, round, told["meta"], arrays)
         if kind == "train" and inner.meta["epochs"] < 1:
@@ -331,7 +336,9 @@ class SecureShard:
                 self._wait()
                 self.shard.receive(inner)
                 self._shown = self._stale(inner)
-            arrays.append(self.shard.known(inner.meta["send"])[0])
+            # Also of parts that are not sent: with another critic, a generator learns otherwise.
+            parts = None if inner.kind == "train" else inner.meta["send"]
+            arrays.append(self.shard.known(parts)[0])
         if "control" in inner.arrays:
             arrays.append(inner.arrays["control"])
         return purpose(self._agreed, inner.kind, inner.round, inner.meta, arrays)
@@ -530,12 +537,17 @@ class SecureShard:
                 do="give server and clients the same version",
             )
         self._wait()
-        if request.kind in ("labels", "prepare"):
-            self._agreed.note(request.kind, request.meta)
+        if request.kind in SETUP:
+            self._set_up.discard(request.kind)
         reply = self.shard.handle(request)
         if reply.error:
             return reply
+        if request.kind in SETUP:
+            self._agreed.note(request.kind, request.meta)
+            self._set_up.add(request.kind)
         self._shown = self._stale(request)
+        if request.kind == "finish":
+            self._shown.add(ALL)  # its model may not be everybody's: none of it is summed
         if request.kind == "labels":
             self._labels = OwnLabels(reply.meta["labels"])
         if request.kind not in HIDDEN:

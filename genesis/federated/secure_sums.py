@@ -192,7 +192,8 @@ class SecureSums:
         parts = one.meta["send"]
         places = places_of(layout, parts)
         vector = state.vector.cpu().numpy()
-        start, sizes = [np.concatenate([vector[p] for p in places])], tensor_sizes(layout, places)
+        sizes = tensor_sizes(layout, places)
+        start = [vector if one.kind == "train" else np.concatenate([vector[p] for p in places])]
         if rule.control_variates:
             start.append(state.slots["control"].cpu().numpy())
             sizes *= 2

@@ -101,7 +101,7 @@ class MemoryGrid(Grid):
             reply = self.handlers[node](message, self.contexts[node])
         except Exception as error:  # the same as flwr-clientapp does with it
             return Message(Error(2, f"{type(error)}:<'{error}'>"), reply_to=message)
-        self.contexts[node] = context_from_proto(context_to_proto(self.contexts[node]))
+        self.contexts[node] = copied(self.contexts[node])
         return None if reply is None else message_from_proto(message_to_proto(reply))
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -111,6 +111,11 @@ class MemoryGrid(Grid):
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
         raise NotImplementedError
+
+
+def copied(context: Context) -> Context:
+    """A context as another process receives it."""
+    return context_from_proto(context_to_proto(context))
 
 
 def write_tables(tables: Mapping[str, pd.DataFrame], folder: Path) -> list[dict[str, Any]]:

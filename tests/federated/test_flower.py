@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -33,12 +34,22 @@ from genesis.federated.callbacks import RoundReport
 from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
 from genesis.federated.rounds import Federation
-from genesis.federated.transport.body import decode_reply, encode_reply, encode_request
+from genesis.federated.secagg import masking
+from genesis.federated.secagg.identity import Identity, Roster, key_text
+from genesis.federated.shard import Shard
+from genesis.federated.transport.body import (
+    decode_reply,
+    decode_request,
+    encode_reply,
+    encode_request,
+)
 from genesis.privacy.ledger import Ledger, LedgerFile
 from genesis.privacy.report import spent_epsilon
 from genesis.schema import Kind
 from tests.dirty import QUICK, QUICK_TVAE, dirty_table
-from tests.federated.flower_grid import FlowerTransport, MemoryGrid, write_tables
+from tests.federated.flower_grid import FlowerTransport, MemoryGrid, copied, write_tables
+from tests.federated.lossy import IDENTITIES, Lossy, secured
+from tests.privacy.test_private_runs import public_schema
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict  # isort: skip
 from flwr.clientapp import ClientApp  # isort: skip
@@ -615,6 +626,236 @@ def test_a_private_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         assert ledger_of(report, client)[-1]["steps"] % 4 == 0
 
 
+# --- secure aggregation ---
+
+SMALL = ["sex", "größe, cm", "visits"]
+
+
+def small_tables(names: str = "abc", n: int = 60) -> dict[str, pd.DataFrame]:
+    return {name: dirty_table(n + 7 * k, k)[SMALL] for k, name in enumerate(names)}
+
+
+def secure_configs(folder: Path, names: str = "abc") -> list[dict[str, Any]]:
+    """Nodes that know each other's keys."""
+    roster = folder / "roster.toml"
+    Roster({name: IDENTITIES[name].public for name in names}).save(roster)
+    configs = write_tables(small_tables(names), folder)
+    for config in configs:
+        key = folder / f"{config['client-id']}.key"
+        IDENTITIES[config["client-id"]].save(key)
+        config |= {"identity": str(key), "roster": str(roster)}
+    return configs
+
+
+def request_in(message: Message) -> Request:
+    """What a node is asked; a greeting is none."""
+    if "body" not in message.content:
+        return Request("hello")
+    body = message.content["body"]["body"]
+    assert isinstance(body, bytes)
+    return decode_request(body)
+
+
+def kept(context: Context) -> dict[str, Any]:
+    return dict(context.state["genesis"])
+
+
+@pytest.mark.parametrize(
+    ("method", "choices"),
+    [
+        ("tvae", {"aggregation": "scaffold", "secure_aggregation_bits": 24}),
+        ("ctgan", {"synchronize": "generator", "sync_every": 2, "n_rounds": 4}),
+    ],
+    ids=["scaffold", "local critics"],
+)
+def test_sums_are_the_simulations_whoever_handles_a_message(
+    method: str, choices: dict[str, Any], tmp_path: Path
+) -> None:
+    plan = {"n_rounds": 2, "local_epochs": 1, "seed": 5, "secure_aggregation": True, **choices}
+    simulated = FederatedSynthesizer(method, CONFIGS[method], device="cpu", **plan)
+    simulated.fit(small_tables())
+    grid = MemoryGrid(secure_configs(tmp_path), processes=0)
+    federation = train(grid, Plan(method=method, config=CONFIGS[method], **plan))
+    assert torch.equal(vector_of(federation), simulated.model.model.get_vector())
+    assert [r.metrics for r in federation.reports] == [r.metrics for r in simulated.history]
+
+
+def test_the_server_app_aggregates_securely(tmp_path: Path, caplog: Any) -> None:
+    """Nodes without files of keys make their own, and keep them from one process to the next."""
+    configs = write_tables(small_tables(), tmp_path)
+    for config in configs:
+        config["trust-on-first-use"] = True
+    synthetic, model = tmp_path / "synthetic.csv", tmp_path / "final.model"
+    said = {"n_rounds": 2, "seed": 8, "secure_aggregation": True, "method": "tvae"}
+    config = {f"config.{name}": value for name, value in QUICK_TVAE.items() if value is not None}
+    files = {"synthetic": str(synthetic), "model": str(model), "rows": 50, "device": "cpu"}
+    grid = MemoryGrid(configs, processes=0)
+    server_app.app(grid, server_context(**said, **files, **config))
+    simulated = FederatedSynthesizer(config=QUICK_TVAE, device="cpu", **said).fit(small_tables())
+    genesis.write_table(simulated.generate(50), same := tmp_path / "same.csv")
+    assert synthetic.read_bytes() == same.read_bytes()
+    loaded = Synthesizer.load(model, device="cpu")
+    assert loaded.generate(20, seed=1).equals(simulated.model.generate(20, seed=1))
+    # Each node said once that it believes the server, and then remembered whom.
+    assert [record.levelname for record in caplog.records].count("WARNING") == 3
+    for context in grid.contexts.values():
+        assert (kept(context)["identity"], kept(context)["opened"]) == (b"", b"")
+
+
+@pytest.mark.parametrize(("last", "processes"), [(masking.UPLOAD, 0), (masking.REVEAL, 1)])
+def test_a_node_that_is_gone_in_the_middle_of_a_sum(
+    last: int, processes: int, tmp_path: Path
+) -> None:
+    plan = quick_plan(n_rounds=2, secure_aggregation=True, timeout_seconds=0.5)
+
+    def is_silent(client: str, request: Request) -> bool:
+        sums = request.kind == "sum" and request.round == 1
+        return client == "b" and sums and request.meta["step"] >= last
+
+    def answer(message: Message, context: Context) -> Message | None:
+        return None if is_silent("b", request_in(message)) else client_app.app(message, context)
+
+    tables = small_tables("abcd")
+    shards = {name: Shard(name, table, device="cpu") for name, table in tables.items()}
+    expected = Federation(plan, Lossy(secured(shards), is_silent))
+    expected.run()
+    grid = MemoryGrid(secure_configs(tmp_path, "abcd"), processes=processes)
+    grid.handlers[101] = answer
+    federation = train(grid, plan)
+    assert torch.equal(vector_of(federation), vector_of(expected))
+    without = ("a", "c", "d") if last == masking.UPLOAD else tuple("abcd")
+    clients = [report.clients for report in federation.reports]
+    assert clients == [tuple("abcd"), without]
+
+
+def test_a_process_knows_what_others_before_it_have_revealed(tmp_path: Path) -> None:
+    """Each message of a sum comes twice, to processes that do not know each other."""
+    grid = MemoryGrid(secure_configs(tmp_path), processes=0)
+    refusals: list[str] = []
+
+    def asked_again(message: Message, context: Context) -> Message | None:
+        reply = client_app.app(message, context)
+        if request_in(message).kind == "sum":
+            client_app._shards = {}
+            refusals.append(reply_to(message.content, copied(context)).error or "")
+            client_app._shards = {}
+        return reply
+
+    grid.handlers[101] = asked_again
+    [report] = train(grid, quick_plan(n_rounds=1, secure_aggregation=True)).reports
+    assert report.clients == tuple("abc")
+    reasons = ["begun before", *["twice, or out of order"] * 3, "takes no part"]
+    assert len(refusals) > 5 * len(reasons)
+    for number, refusal in enumerate(refusals):
+        assert reasons[number % len(reasons)] in refusal
+    # And a server that says that the node has lost everything changes nothing of that.
+    context = grid.contexts[101]
+    assert json.loads(kept(context)["session"])["revealed"] == ["train 0"]
+    begun = encode_request(Request("secure", meta={"scheme": "masking", "session": "00"}))
+    content = records(body={"body": begun}, turn={"handled": 9}, setup={"bodies": []})
+    assert "taken part in another session" in str(reply_to(content, context).error)
+
+
+def test_a_node_that_lost_its_context_is_back_in_the_next_round(tmp_path: Path) -> None:
+    grid = MemoryGrid(secure_configs(tmp_path, "abcd"), processes=0)
+    lost: list[int] = []
+
+    def lose(message: Message, context: Context) -> Message | None:
+        request = request_in(message)
+        if request.kind == "sum" and request.round == 1 and not lost:
+            lost.append(request.meta["step"])
+        elif lost == [0]:  # in the step after the first
+            lost.append(request.meta["step"])
+            context.state.clear()
+        return client_app.app(message, context)
+
+    grid.handlers[101] = lose
+    federation = train(grid, quick_plan(n_rounds=3, secure_aggregation=True))
+    assert lost == [0, 1]
+    clients = [report.clients for report in federation.reports]
+    assert clients == [tuple("abcd"), ("a", "c", "d"), tuple("abcd")]
+
+
+@pytest.mark.parametrize("unit", ["client", "record"])
+def test_noise_that_nodes_add_together_is_paid_for_once(unit: str, tmp_path: Path) -> None:
+    tables = small_tables("abcd")
+    promised = {"epsilon": 4.0, "unit": unit, "trust": "distributed"}
+    if unit == "client":
+        promised |= {"insist": True, "max_grad_norm": 1e-3}
+    plan = quick_plan(privacy={"differential_privacy": promised}, secure_aggregation=True)
+    transport = FlowerTransport(MemoryGrid(secure_configs(tmp_path, "abcd"), processes=0))
+    transport.wait_for((), 4, 0.3)
+    federation = Federation(plan, transport, schema=public_schema(tables))
+    federation.run()
+    assert [report.clients for report in federation.reports] == [tuple("abcd")] * 2
+    report = federation.privacy
+    assert report is not None
+    assert 3.0 < report["epsilon"] == spent_epsilon(report) <= 4.0
+
+
+@pytest.mark.parametrize(
+    ("own", "reason"),
+    [
+        ({"secure-aggregation": True}, "needs to know the other clients' keys"),
+        ({"secure-aggregation": "enigma"}, "unknown secure aggregation 'enigma'"),
+        ({"trust-on-first-use": "false"}, "neither true nor false"),
+        ({"roster": "/no/such/roster.toml"}, "a file of this node cannot be used"),
+        ({"identity": "/no/such.key"}, "a file of this node cannot be used"),
+    ],
+)
+def test_a_node_whose_keys_cannot_be_used_takes_no_part(
+    own: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    configs = write_tables(tables(1), tmp_path)
+    with pytest.raises(FederationError, match="too few clients") as caught:
+        FlowerTransport(MemoryGrid([configs[0] | own])).wait_for((), 1, 0.1)
+    assert reason in str(caught.value)
+    assert "/no/such" not in str(caught.value)
+
+
+def test_a_node_with_a_roster_insists_and_a_server_cannot_be_another(tmp_path: Path) -> None:
+    configs = secure_configs(tmp_path)
+    with pytest.raises(FederationError, match="client 'a' insists on secure aggregation"):
+        train(MemoryGrid(configs), quick_plan())
+    other = Roster({**{name: IDENTITIES[name].public for name in "bc"}, "a": bytes(32)})
+    other.save(configs[1]["roster"])
+    del configs[0]["roster"], configs[2]["roster"]
+    configs[0]["trust-on-first-use"] = configs[2]["trust-on-first-use"] = True
+    with pytest.raises(FederationError, match="client 'a' shows another key than the roster has"):
+        train(MemoryGrid(configs, run_id=8), quick_plan(secure_aggregation=True))
+
+
+def test_keys_that_were_believed_once_are_the_only_ones(tmp_path: Path) -> None:
+    [config] = write_tables(small_tables("a"), tmp_path)
+    context = MemoryGrid([{**config, "trust-on-first-use": True}]).contexts[100]
+
+    def ask(request: Request, *bodies: bytes) -> Reply:
+        client_app._shards = {}
+        told = {"setup": {"bodies": list(bodies)}} if bodies else {}
+        content = records(body={"body": encode_request(request)}, turn={"handled": 0}, **told)
+        return reply_to(content, context)
+
+    hello = Request("secure", meta={"scheme": "masking", "session": "0123"}, setup=True)
+    begun = ask(hello)
+    keys = {"a": begun.meta["key"], "b": key_text(IDENTITIES["b"].public)}
+    assert ask(Request("roster", meta={"keys": keys}, setup=True)).error is None
+    keys["b"] = key_text(Identity.generate().public)
+    other = Request("roster", meta={"keys": keys}, setup=True)
+    assert "another key" in str(ask(other).error)
+    # The same if the server says that the node has lost what it knew.
+    assert "another key" in str(ask(other, encode_request(hello)).error)
+
+
+def test_paillier_is_refused_with_what_to_use(tmp_path: Path) -> None:
+    pytest.importorskip("gmpy2")
+    said = "Flower's do not; use masking, or our own server"
+    with pytest.raises(PlanError, match=said):
+        server_app.app(MemoryGrid([]), server_context(secure_aggregation="paillier"))
+    plan = quick_plan(secure_aggregation="paillier")
+    with pytest.raises(PlanError, match=said):
+        train(MemoryGrid(secure_configs(tmp_path)), plan)
+
+
 # --- the run config and the bundle ---
 
 
@@ -769,10 +1010,11 @@ def flower(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "secure"])
 def test_flowers_own_commands_run_the_bundle(
-    flower: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+    secure: bool, flower: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
-    sites = {client: table[["sex", "smoker"]].head(100) for client, table in tables(2).items()}
+    sites = {client: table[["sex", "smoker"]].head(100) for client, table in tables(3).items()}
     link = f"127.0.0.1:{(port := free_port())}"
     flower("flower-superlink", "--insecure", "--port", str(port), NO_INSTALLATION)
     while True:
@@ -781,20 +1023,28 @@ def test_flowers_own_commands_run_the_bundle(
         time.sleep(0.1)
     for config in write_tables(sites, tmp_path):
         told = " ".join(f'{name}="{value}"' for name, value in config.items())
+        told += " trust-on-first-use=true" if secure else ""
         node = ["flower-supernode", "--insecure", "--superlink", link, "--node-config", told]
         flower(*node, "--port", str(free_port()))
     (tmp_path / "home").mkdir(exist_ok=True)
     (tmp_path / "home" / "config.toml").write_text(
         f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "{link}"\ninsecure = true\n'
     )
-    choices: dict[str, Any] = {"n_rounds": 2, "seed": 6, "min_clients": 2}
+    choices: dict[str, Any] = {"n_rounds": 2, "seed": 6, "min_clients": 3}
+    choices["secure_aggregation"] = secure
     plan, synthetic = tmp_path / "plan.toml", tmp_path / "synthetic.parquet"
     plan.write_text(Plan(method="tvae", config=QUICK_TVAE, **choices).to_toml())
     said = f'plan="{plan}" synthetic="{synthetic}" rows=50 join_timeout=60'
+    schema = public_schema(sites) if secure else None  # fewer sums, each of which takes its time
+    if schema is not None:
+        schema.save(tmp_path / "schema.toml")
+        said += f' schema="{tmp_path / "schema.toml"}"'
     run = flower("flwr", "run", str(BUNDLE), "here", "--stream", "--run-config", said)
-    assert run.wait(timeout=300) == 0
-    log = (tmp_path / "3.log").read_text()
-    assert "round 2/2: 2 clients" in log
-    simulated = FederatedSynthesizer("tvae", QUICK_TVAE, device="cpu", **choices).fit(sites)
+    assert run.wait(timeout=900) == 0
+    log = (tmp_path / "4.log").read_text()
+    assert "round 2/2: 3 clients" in log
+    simulated = FederatedSynthesizer(
+        "tvae", QUICK_TVAE, schema=schema, device="cpu", **choices
+    ).fit(sites)
     genesis.write_table(simulated.generate(50), same := tmp_path / "same.parquet")
     assert synthetic.read_bytes() == same.read_bytes()

@@ -305,6 +305,11 @@ def meet(server: Server, names: Sequence[str] = NAMES, **other: str) -> Reply:
     return server.ask("roster", meta={"keys": keys | other})
 
 
+def set_up(server: Server) -> None:
+    for kind in ("labels", "prepare"):
+        accepted(server.victim.handle(server.asked(kind)))
+
+
 def test_statistics_are_of_the_same_clients_for_good() -> None:
     """Neither another roster nor another session makes a second set of them."""
     server = Server()
@@ -313,7 +318,9 @@ def test_statistics_are_of_the_same_clients_for_good() -> None:
     accepted(hello(server, "0123"))
     refused(meet(server, ("a", "b", "d")), "other clients than those")
     refused(server.begin("count"), "before the keys")
-    accepted(meet(server))  # all of them may count once more
+    accepted(meet(server))
+    accepted(server.victim.handle(server.asked("labels")))
+    accepted(server.begin("count"))  # all of them may count once more
 
 
 def test_a_server_that_begins_anew_finds_the_clients_as_they_were() -> None:
@@ -323,6 +330,8 @@ def test_a_server_that_begins_anew_finds_the_clients_as_they_were() -> None:
     for _ in range(2):
         accepted(hello(server))
         accepted(meet(server))
+        refused(server.begin("train", 1), "before all clients were told the same")
+        set_up(server)
         refused(server.begin("train", 0, cohort=("a", "b", "d")), "a second time for round 1")
         refused(server.begin("collect", 0), "a second time")
         refused(server.begin("train", 1, number=number), "begun before")
@@ -345,7 +354,7 @@ def test_a_client_that_was_started_again_remembers(tmp_path: Path) -> None:
     accepted(hello(server))
     refused(meet(server, ("a", "b", "d")), "other clients than those")
     accepted(meet(server))
-    accepted(server.victim.handle(server.asked("prepare")))
+    set_up(server)
     refused(server.begin("train", 0), "a second time for round 1")
     refused(server.begin("collect", 5), "a second time")
     accepted(server.begin("train", 1))
@@ -521,6 +530,43 @@ def test_another_encoder_for_one_client_is_none() -> None:
     accepted(server.ask("prepare", meta={**meta, "seed": 8}))
     combined = server.play(server.training(0))
     assert combined.survivors == ("a", "b", "c")
+
+
+def test_a_critic_that_is_not_sent_is_everybodys_too() -> None:
+    """With a critic that teaches nothing for all clients but one, a sum is that one's update."""
+    server = Server(synchronize="generator")
+    layout = server.run._layout
+    assert layout is not None
+    vector = server.training(0)["a"].arrays["vector"].copy()
+    vector[layout.parts["discriminator"]] = 0
+    to_one(server, VICTIM, 0, arrays={"vector": vector})
+    combined = server.play(server.training(0))
+    assert combined.survivors == ("a", "b", "c")
+    assert "did not sign its keys for this sum" in combined.failed[VICTIM]
+
+
+def test_what_failed_is_not_agreed_on() -> None:
+    """One client has another encoder, and all of them are told the same that they cannot use."""
+    server = Server()
+    prepare = server.asked("prepare")
+    accepted(server.ask("prepare", meta={**prepare.meta, "seed": 8}))
+    refused(server.ask("prepare", meta={**prepare.meta, "method": "none"}))
+    refused(server.begin(), "before all clients were told the same")
+    refused(server.begin("collect"), "before all clients were told the same")
+    accepted(server.victim.handle(prepare))
+    accepted(server.begin())
+
+
+def test_nothing_is_summed_of_a_model_that_one_client_was_given() -> None:
+    server = Server(synchronize="generator")
+    layout = server.run._layout
+    assert layout is not None
+    vector = server.training(0)[VICTIM].arrays["vector"]
+    accepted(server.ask("finish", meta={"privacy": None}, vector=vector * 2))
+    part = {"vector": vector[layout.parts["generator"]]}
+    refused(server.begin(inner={"receive": ["generator"]}, arrays=part), "a second time")
+    refused(server.begin("collect"), "a second time")
+    accepted(server.begin())  # all of it is replaced
 
 
 # --- what does not fit ---

@@ -59,6 +59,8 @@ class Vectors:
         if request.kind == "count":
             counts = np.array(self.counts, np.int64)
             return Reply(self.client_id, {"rows": self.rows}, {"counts": counts})
+        if request.kind != "train":
+            return Reply(self.client_id, {"labels": {}})
         metrics = {"loss": float(self.change[0])}
         vector = self.start + self.change
         return Reply(self.client_id, {"metrics": metrics}, {"vector": vector})
@@ -81,8 +83,12 @@ class Sums:
         }
         self.network = Lossy(secured(self.shards))
         plan = Plan(secure_aggregation=True, seed=1)
-        self.sums = SecureSums(plan, Clients.join(self.network, plan))
+        clients = Clients.join(self.network, plan)
+        self.sums = SecureSums(plan, clients)
         self.sums.begin()
+        for kind in ("labels", "prepare"):
+            self.sums.note(Request(kind))
+            clients.require(Request(kind), "hear what all are told")
         self.sums.rows = sum(shard.rows for shard in self.shards.values())
         self.sums.measured = ("loss",)
         self.rule = Weighted() if weighted else FedAvg()
@@ -478,6 +484,34 @@ def test_a_server_that_is_stopped_again_and_again_goes_on(
         whole, _, _ = run(n_rounds=3, secure_aggregation=True)
         assert whole.state is not None
         assert torch.equal(federation.state.vector, whole.state.vector)
+
+
+def test_a_server_that_is_stopped_before_the_rounds_begins_anew() -> None:
+    """With the same clients, which have counted for it and not been in the sum of a round."""
+
+    def stops(client: str, request: Request) -> bool:
+        nonlocal kind
+        kind = (request.meta.get("inner") or {"kind": kind})["kind"]
+        if client == "e" and kind == "train" and request.meta["step"] == masking.UPLOAD:
+            raise Interrupted
+        return False
+
+    kind = ""
+    shards = {name: Shard(name, table) for name, table in tables().items()}
+    network = Lossy(secured(shards), stops)
+    plan = Plan(**CHOICES | {"secure_aggregation": True})
+    with pytest.raises(Interrupted):
+        Federation(plan, network).run()
+    network.silent = lambda *_: False
+    anew = Federation(plan, network)
+    anew.run()
+    assert anew.reports[0].clients == NAMES
+    whole, _, _ = run(secure_aggregation=True)
+    assert anew.state is not None
+    assert whole.state is not None
+    assert torch.equal(anew.state.vector, whole.state.vector)
+    with pytest.raises(FederationError, match="taken part in another session already"):
+        Federation(plan, network).run()
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

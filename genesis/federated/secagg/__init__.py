@@ -275,6 +275,6 @@ def check_portable(name: str) -> None:
     """
     if not hasattr(scheme(name).ClientSide, "resumed"):
         raise PlanError(
-            f"{name} needs clients whose processes last as long as the run, and Flower has others",
+            f"{name} needs clients whose processes last as long as the run, and Flower's do not",
             do="use masking, or our own server: genesis federated server",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -169,6 +170,27 @@ def test_it_is_whoever_drops_out(data: st.DataObject) -> None:
         return
     network.check(*(c for c in sum.cohort if steps[c] <= masking.UPLOAD))
     assert not network.refused
+
+
+@pytest.mark.parametrize("gone", [{}, {2: ["client 01"]}, {3: ["client 01"]}])
+def test_another_process_goes_on_after_each_step(gone: Mapping[int, Sequence[str]]) -> None:
+    network = Network(a_sum(), gone=gone)
+    secret: dict[str, set[str]] = {client: set() for client in network.sum.cohort}
+    for step in range(STEPS):
+        network.step()
+        for client, identity in zip(network.sum.cohort, IDENTITIES, strict=False):
+            text = json.dumps(network.parties[client].to_dict())
+            kept = json.loads(text)
+            if step < masking.UPLOAD:
+                secret[client] |= {kept[name] for name in ("sealing_key", "mask_key", "seed")}
+            elif client in network.heard[masking.UPLOAD]:  # what it uploaded is safe from now on
+                assert not any(each in text for each in secret[client])
+            side = masking.ClientSide(client, identity)
+            network.parties[client] = side.resumed(network.sum, kept)
+            with pytest.raises(FederationError, match="the same secure sum twice"):
+                side.party(network.sum)
+    assert not network.refused
+    network.check(*gone.get(masking.UPLOAD, ()))
 
 
 def test_two_clients_are_too_few() -> None:
