@@ -172,6 +172,13 @@ class Plan:
                 got=f"aggregation {self.to_dict()['aggregation']!r}",
                 do="choose fedavg, weighted, fedprox, fedavgm, fedadam, fedyogi or scaffold",
             )
+        if self.sync_every > 1:
+            raise PlanError(
+                "secure aggregation needs every round to be averaged: clients that all start from "
+                "the same parameters are what an update hides among",
+                got=f"sync_every {self.sync_every}",
+                do="leave it out, or raise local_epochs",
+            )
         if self.min_clients == LEAST["min_clients"]:
             object.__setattr__(self, "min_clients", FEWEST)
         for limit in ("min_clients", "max_clients"):

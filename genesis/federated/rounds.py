@@ -245,9 +245,7 @@ class Federation:
             frequencies=self.encoder.frequencies,
         )
         self._layout = model.parameters
-        # Of a round without averaging, whose updates stay where they are, no rows need be known.
-        rows = self.rows if self._sums is None else dict.fromkeys(self.clients.names, 0)
-        self._seen = SeenUpdates(self.clients, self.promise, rows, len(self.encoder.encodings))
+        self._seen = SeenUpdates(self.clients, self.promise, self.rows, len(self.encoder.encodings))
         rule = self.plan.aggregator()
         self.state = rule.initial(model.get_vector())
         self.promise.begin_rounds(
@@ -269,10 +267,10 @@ class Federation:
         }
         request = Request("prepare", meta=meta, setup=True)
         if self._sums is not None:
-            self._sums.note(request)
-            self._sums.noisy = self.promise.noisy
-            if not self.promise.is_private:  # else what clients measure stays with them
-                self._sums.measured = (*model_class(self.plan.method).losses, "update_norm")
+            measured = (*model_class(self.plan.method).losses, "update_norm")
+            if self.promise.is_private:
+                measured = ()  # it stays with the clients
+            self._sums.prepare(request, model.config, measured, self.promise.noisy)
         replies = self.clients.require(request, "encode its rows", numbered=True, missing_ok=known)
         self.promise.hear(replies)
         for reply in replies:
@@ -330,8 +328,7 @@ class Federation:
         """
         assert self.state is not None
         assert self._layout is not None
-        sends = any(request.meta["send"] != [] for request in requests.values())
-        gatherer = self._sums if self._sums is not None and sends else self._seen
+        gatherer = self._seen if self._sums is None else self._sums
         self.promise.pay_round()
         combined = gatherer.updates(
             requests,

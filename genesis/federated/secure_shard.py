@@ -54,7 +54,6 @@ SETUP = ("labels", "prepare")  # what statistics build on, and what training bui
 HIDDEN: dict[str, dict[str, Any]] = {
     "labels": {"labels": {}},
     "prepare": {"rows": None},
-    "train": {"metrics": {}},
 }
 """What a reply in the clear says instead of what only a sum may tell."""
 TOLD = ("spent", "private", "deviation", "error_type")  # what else of an answer leaves the client
@@ -266,6 +265,7 @@ class SecureShard:
         meta, side = request.meta, self._side
         if side is None or self._session is None or not self._keys:
             raise _out_of_step()
+        self._wait()
         number = int(meta["number"])
         if number <= self._number:
             raise FederationError("the server asks again for a sum that was begun before")
@@ -333,7 +333,6 @@ class SecureShard:
         arrays = []
         if inner.kind not in STATISTICS:
             if inner.kind == "train":
-                self._wait()
                 self.shard.receive(inner)
                 self._shown = self._stale(inner)
             # Also of parts that are not sent: with another critic, a generator learns otherwise.
@@ -529,7 +528,7 @@ class SecureShard:
                     do="start the server with --secure-aggregation masking",
                 )
             return self.shard.handle(request)
-        if request.kind in SUMMED and not (request.kind == "train" and request.meta["send"] == []):
+        if request.kind in SUMMED:
             raise FederationError(
                 f"the server asks client '{self.client_id}' in the clear for what secure "
                 "aggregation hides",

@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from genesis.errors import FederationError, ModelFileError
+from genesis.errors import DataError, FederationError, ModelFileError
 from genesis.federated.aggregation import Aggregator, State
 from genesis.federated.choices import FULL_BATCH
 from genesis.federated.clients import Clients, raise_failures, read
 from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
 from genesis.federated.secagg import FEWEST, Collector, ServerSide, Sum, scheme
-from genesis.federated.secagg.identity import read_key
+from genesis.federated.secagg.identity import key_text, read_key
 from genesis.federated.secagg.purpose import Agreed, purpose
 from genesis.federated.secagg.quantise import first_exponents
 from genesis.federated.secagg.vectors import NoisyVector, UpdateVector, read_counts
@@ -40,8 +40,8 @@ __all__ = ["SecureSums"]
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 3  # at statistics, which need everybody, when a client was away
+USUAL_RATE = 1e-3  # of learning, until the model's is known
 GRADIENTS = 7  # first exponent of what control variates are clipped to: those of tvae reach 84
-USUAL_RATE = 1e-3  # no model's usual learning rate is above it
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,14 @@ class SecureSums:
     _agreed: Agreed = field(default_factory=Agreed, init=False)
     _side: ServerSide | None = field(default=None, init=False)
     _exponents: dict[str, list[int]] = field(default_factory=dict, init=False)
+    _learning_rate: float = field(default=USUAL_RATE, init=False)
 
     # --- a session ---
 
     def begin(self) -> None:
         """Learn everybody's key, tell all of them, and do what the scheme does once.
+
+        In a session that goes on, keys are known of clients that are not there yet.
 
         Raises:
             FederationError: A client cannot take part.
@@ -94,21 +97,37 @@ class SecureSums:
         name = str(self.plan.scheme)
         self._side = scheme(name).ServerSide(**self.plan.secure_aggregation_options)
         hello = Request("secure", meta={"scheme": name, "session": self.session}, setup=True)
-        replies = self.clients.require(hello, "begin secure aggregation")
-        self._keys = {
-            reply.client_id: read(reply, lambda meta: read_key(str(meta["key"])))
-            for reply in replies
-        }
-        told = {
-            client: reply.meta["key"] for client, reply in zip(self._keys, replies, strict=True)
-        }
-        self.clients.require(
-            Request("roster", meta={"keys": told}, setup=True), "accept the others' keys"
-        )
+        known = bool(self._keys)
+        replies = self.clients.require(hello, "begin secure aggregation", missing_ok=known)
+        for reply in replies:  # whether a key may be another than before, the others know
+            self._keys[reply.client_id] = read(reply, lambda meta: read_key(str(meta["key"])))
+        told = {client: key_text(key) for client, key in self._keys.items()}
+        roster = Request("roster", meta={"keys": told}, setup=True)
+        self.clients.require(roster, "accept the others' keys", missing_ok=known)
         sum = self._next(self.clients.names, self._agreed.digest, length=1, bits=64, complete=True)
         collector = self._side.setup(sum)
         if collector is not None:
             self._play(sum, collector, dict.fromkeys(sum.cohort), raise_failures)
+
+    def prepare(
+        self,
+        request: Request,
+        config: Any,
+        measured: tuple[str, ...],
+        noisy: NoisySum | None,
+    ) -> None:
+        """Know what updates will be like, before clients are asked to prepare for them.
+
+        Args:
+            request: What they are asked.
+            config: Of the model: a dataclass.
+            measured: Names of what clients may tell beside.
+            noisy: The noise that they add together, if they do.
+        """
+        self.note(request)
+        self.measured, self.noisy = measured, noisy
+        named = (v for k, v in vars(config).items() if k.endswith(("_lr", "learning_rate")))
+        self._learning_rate = max(rate for rate in named if rate is not None)
 
     def note(self, request: Request) -> None:
         """Remember a request that sets all clients up: sums are bound to it."""
@@ -310,13 +329,6 @@ class SecureSums:
         return first_exponents(self.bits, self._learning_rate, self._most_steps, tensors)
 
     @property
-    def _learning_rate(self) -> float:
-        """The largest that the plan names."""
-        config = self.plan.model_config
-        named = [v for k, v in config.items() if k.endswith(("lr", "learning_rate"))]
-        return max([float(rate) for rate in named], default=USUAL_RATE)
-
-    @property
     def _most_steps(self) -> int:
         """More steps than any client makes in a round."""
         batch = int(self.plan.model_config.get("batch_size", FULL_BATCH))
@@ -328,6 +340,7 @@ class SecureSums:
         """What a checkpoint keeps of it: nothing of it is secret."""
         return {
             "session": self.session,
+            "keys": {client: key_text(key) for client, key in self._keys.items()},
             "number": self._number,
             "exponents": {parts: list(each) for parts, each in self._exponents.items()},
         }
@@ -343,10 +356,12 @@ class SecureSums:
             # and clients answer no number twice. By the clock, all numbers after it are higher.
             self.session = str(values["session"])
             self._number = max(int(values["number"]), time.time_ns())
+            keys = values["keys"].items()
+            self._keys = {str(client): read_key(str(key)) for client, key in keys}
             self._exponents = {
                 str(parts): [int(e) for e in each] for parts, each in values["exponents"].items()
             }
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, DataError) as error:
             raise ModelFileError("what the checkpoint says of secure sums is damaged") from error
 
 

@@ -664,7 +664,7 @@ def kept(context: Context) -> dict[str, Any]:
     ("method", "choices"),
     [
         ("tvae", {"aggregation": "scaffold", "secure_aggregation_bits": 24}),
-        ("ctgan", {"synchronize": "generator", "sync_every": 2, "n_rounds": 4}),
+        ("ctgan", {"synchronize": "generator", "n_rounds": 3}),
     ],
     ids=["scaffold", "local critics"],
 )

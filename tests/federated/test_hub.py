@@ -291,8 +291,8 @@ def test_a_setup_task_that_waits_still_is_not_given_twice() -> None:
 @pytest.mark.parametrize(
     ("second", "why"),
     [
-        (Reply("north", {"rows": 11}), "came back with another table"),
-        (Reply("north", {}), "came back with another table"),
+        (Reply("north", {"rows": 11}), "came back with another table or key"),
+        (Reply("north", {}), "came back with another table or key"),
         (Reply("north", {"rows": 10}, error="no column 'age'"), "no column 'age'"),
     ],
 )
@@ -549,7 +549,7 @@ class Machine(RuleBasedStateMachine):
             known = found.kind in self.hub._answers.get(name, {})
             assert (session.refused is not None) == (lies and known)
             if session.refused:
-                event("a client came back with another table")
+                event("a client came back with another table or key")
         else:
             self.delivered.append(found.id)
             assert name in self.open

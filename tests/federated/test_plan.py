@@ -46,6 +46,7 @@ from genesis.federated.plan import Plan
         ({"secure_aggregation": True, "aggregation": "similarity"}, "tell how it differs"),
         ({"secure_aggregation": True, "aggregation": lambda v, _: v[0]}, "needs each client's"),
         ({"secure_aggregation": True, "min_clients": 2}, "at least 3 clients"),
+        ({"secure_aggregation": True, "sync_every": 2}, "every round to be averaged"),
         ({"secure_aggregation": True, "max_clients": 2}, "at least 3 clients"),
     ],
 )

@@ -182,7 +182,7 @@ def test_every_promise_is_kept_or_refused(method: str, unit: str, trust: str) ->
         ({"aggregation": "weighted"}, "count alike"),
         ({"aggregation": "median"}, "nothing but sums"),
         ({"aggregation": "similarity"}, "which secure aggregation is there to hide"),
-        ({"sync_every": 2}, "averages everything"),
+        ({"sync_every": 2}, "every round to be averaged"),
         ({"max_grad_norm": 1.0}, "clips updates itself"),
     ],
 )

@@ -144,6 +144,7 @@ PEM = _pem(ed25519.Ed25519PrivateKey.generate())
         (_pem(ed25519.Ed25519PrivateKey.generate(), "secret"), "is encrypted; decrypt it: openssl"),
         (_pem(ec.generate_private_key(ec.SECP256R1())), "is no Ed25519 key"),
     ],
+    ids=["missing", "empty", "bytes", "half", "encrypted", "another kind"],
 )
 def test_what_is_no_key(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "north.key"
@@ -222,6 +223,18 @@ NORTH = f'north = "{key_text(KEYS["north"])}"\n'
         (f"a.{NORTH}", "has no key for 'a'; got a name with a dot outside quotes"),
         (f"[clients]\n{NORTH}", "has no key for 'clients'"),
         (PEM, "is no roster"),
+    ],
+    ids=[
+        "missing",
+        "empty",
+        "no text",
+        "twice",
+        "no TOML",
+        "number",
+        "short",
+        "dot",
+        "table",
+        "key",
     ],
 )
 def test_what_is_no_roster(tmp_path: Path, text: str | bytes | None, message: str) -> None:

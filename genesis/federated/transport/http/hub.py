@@ -313,8 +313,8 @@ class Hub:
             session.refused = f"this client cannot go on: {reply.error}"
         elif before is not None and _lasting(before) != _lasting(reply.meta):
             session.refused = (
-                f"client '{session.client_id}' came back with another table; start it with the "
-                "table that it began with"
+                f"client '{session.client_id}' came back with another table or key; start it "
+                "with those that it began with"
             )
 
     # --- for the transport ---
