@@ -24,8 +24,9 @@ demo: $(INSTALLED)  ## Train one generator on the flights of three airports and 
 		--holdout build/demo/holdout.csv --target arr_delay --report build/demo/report.html
 	head -n 5 build/demo/synthetic.csv
 
+# Two processes of one thread each: the tests are many and small.
 test: $(INSTALLED)  ## Run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(INSTALLED)  ## Run the tests that take minutes
 	$(BIN)/python -m pytest -m slow
