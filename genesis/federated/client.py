@@ -198,6 +198,7 @@ class FederatedClient:
             required=self._secure,
             background=True,
             folder=self._checkpoint,
+            stateful=False,
         )
         connection = Connection(
             self.server_url,

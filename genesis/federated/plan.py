@@ -216,6 +216,11 @@ class Plan:
             )
         return str(asked)
 
+    @property
+    def stateful(self) -> bool:
+        """Whether clients keep parameters or control variates of their own between rounds."""
+        return self.synchronize != "both" or self.aggregator().control_variates
+
     def _check_promise(self, rule: Aggregator) -> None:
         """Refuse choices under which a promise would not hold."""
         promise = self.promise

@@ -265,6 +265,8 @@ class Federation:
             "epochs": self.plan.epochs_per_round,
             "known": known,
         }
+        if self._sums is not None:
+            meta["stateful"] = self.plan.stateful
         request = Request("prepare", meta=meta, setup=True)
         if self._sums is not None:
             measured = (*model_class(self.plan.method).losses, "update_norm")

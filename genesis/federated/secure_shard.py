@@ -22,7 +22,14 @@ from typing import Any, cast
 
 import numpy as np
 
-from genesis.errors import DataError, FederationError, GenesisError, PlanError, PrivacyError
+from genesis.errors import (
+    DataError,
+    FederationError,
+    GenesisError,
+    PlanError,
+    PrivacyError,
+    TrainingError,
+)
 from genesis.federated.messages import Reply, Request
 from genesis.federated.secagg import (
     ClientSide,
@@ -40,6 +47,7 @@ from genesis.federated.secagg.purpose import Agreed, purpose
 from genesis.federated.secagg.vectors import UpdateVector, count_vector
 from genesis.federated.secure_labels import LABEL_SUMS, OwnLabels
 from genesis.federated.shard import Shard
+from genesis.schema import Schema
 from genesis.seeding import Stream, generator
 from genesis.tables import make_private_folder, write_private
 
@@ -85,6 +93,8 @@ class SecureShard:
         folder: Where it remembers what it has revealed; in memory if None.
         portable: Whether other processes must be able to go on where this one ends: see `memory`
             and `opened`. A scheme that does not allow it is refused.
+        stateful: Whether it takes part where clients keep networks or control variates of their
+            own. A server that means harm could spoil those of all clients but one.
         options: Of the scheme, such as the length of keys.
     """
 
@@ -98,6 +108,7 @@ class SecureShard:
         background: bool = False,
         folder: Path | None = None,
         portable: bool = False,
+        stateful: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.shard, self.client_id = shard, shard.client_id
@@ -110,6 +121,8 @@ class SecureShard:
         self._keys: dict[str, bytes] = {}
         self._agreed = Agreed()
         self._set_up: set[str] = set()  # kinds of requests that this client was set up with
+        self._schema: str | None = None  # digest of the one schema that its rows were held against
+        self._may_be_stateful, self._stateful = stateful, False  # the latter as the plan is
         self._open: _Open | None = None
         self._labels = OwnLabels({})
         self._number = -1
@@ -117,6 +130,8 @@ class SecureShard:
         self._shown: set[str] = set()  # parts whose change was in them, and was not replaced since
         self._counted: str | None = None  # digest of the roster whose statistics were opened
         self._total: int | None = None  # rows of all clients, as the server once said
+        self._epochs: int | None = None  # of every round
+        self._diverged = False  # whether its training failed, and the server heard of it
         self._working: Future[Reply] | None = None
 
     @property
@@ -244,6 +259,7 @@ class SecureShard:
         def values() -> Ring:
             reply = opened.answer()
             if reply.error:
+                self._diverged |= reply.meta.get("error_type") == TrainingError.__name__
                 raise _Failure(reply)
             told.update({name: reply.meta[name] for name in TOLD if name in reply.meta})
             return self._vector(opened, reply)
@@ -319,6 +335,17 @@ class SecureShard:
             known = f"{kind} {round}" in self._revealed
             if known or _overlap(_parts(inner.meta["send"]), self._stale(inner)):
                 raise _asked_twice(round)
+            if self._diverged:
+                # Rows decide whether a model diverges, and the server could send one after another.
+                raise FederationError(
+                    "the server goes on after this client's training diverged",
+                    do="start it again for a new run",
+                )
+            if kind == "train" and self._epochs not in (None, inner.meta["epochs"]):
+                # Else a later round could begin with the very epochs, of the same random numbers.
+                raise FederationError("the server asks for other epochs than in rounds before")
+            if not (self._stateful or _begins_anew(inner)):
+                raise FederationError("the server asks for a change from what not all received")
         return inner
 
     def _stale(self, request: Request) -> set[str]:
@@ -335,6 +362,10 @@ class SecureShard:
             if inner.kind == "train":
                 self.shard.receive(inner)
                 self._shown = self._stale(inner)
+                if not self._stateful:
+                    # With moments that were spoilt before, a client changes nothing, and a sum in
+                    # which all but one have such is that one's update.
+                    self.shard.renew()
             # Also of parts that are not sent: with another critic, a generator learns otherwise.
             parts = None if inner.kind == "train" else inner.meta["send"]
             arrays.append(self.shard.known(parts)[0])
@@ -400,6 +431,7 @@ class SecureShard:
                 raise _asked_twice(inner.round)
             self._revealed.add(name)
             self._shown |= _parts(inner.meta["send"])
+            self._epochs = inner.meta.get("epochs", self._epochs)
         if self._folder is not None:
             make_private_folder(self._folder)
             write_private(self._folder / MEMORY, json.dumps(self.memory()))
@@ -421,6 +453,9 @@ class SecureShard:
             "revealed": sorted(self._revealed),
             "shown": sorted(self._shown),
             "counted": self._counted,
+            "schema": self._schema,
+            "epochs": self._epochs,
+            "diverged": self._diverged,
         }
 
     def remember(self, kept: Mapping[str, Any]) -> None:
@@ -430,6 +465,8 @@ class SecureShard:
         self._revealed, self._shown = set(kept["revealed"]), set(kept["shown"])
         self._counted, self._total = kept["counted"], kept["total"]
         self._session, self._number = kept["session"], kept["number"]
+        self._schema, self._epochs = kept["schema"], kept["epochs"]
+        self._diverged |= kept["diverged"]
 
     def _recall(self, session: str) -> None:
         """Know what was revealed in a session before this client was stopped."""
@@ -527,7 +564,8 @@ class SecureShard:
                     "plan has none",
                     do="start the server with --secure-aggregation masking",
                 )
-            return self.shard.handle(request)
+            reply = self.shard.handle(request)
+            return _without_constants(reply) if self._required and not reply.error else reply
         if request.kind in SUMMED:
             raise FederationError(
                 f"the server asks client '{self.client_id}' in the clear for what secure "
@@ -536,8 +574,16 @@ class SecureShard:
                 do="give server and clients the same version",
             )
         self._wait()
-        if request.kind in SETUP:
-            self._set_up.discard(request.kind)
+        if request.kind in SETUP:  # what builds on it is of no use then
+            self._set_up -= set(SETUP[SETUP.index(request.kind) :])
+        if request.kind == "labels":
+            self._take_schema(request.meta.get("schema"))
+        if request.meta.get("stateful") and not self._may_be_stateful:
+            raise PlanError(
+                "clients are to keep networks or control variates of their own, which a server "
+                "could spoil, so that a sum is the update of one of them",
+                do='synchronize "both" networks, and choose another rule than scaffold',
+            )
         reply = self.shard.handle(request)
         if reply.error:
             return reply
@@ -549,9 +595,28 @@ class SecureShard:
             self._shown.add(ALL)  # its model may not be everybody's: none of it is summed
         if request.kind == "labels":
             self._labels = OwnLabels(reply.meta["labels"])
+        if request.kind == "prepare":
+            self._stateful = bool(request.meta.get("stateful"))
+        if request.kind == "describe":
+            return _without_constants(reply)
         if request.kind not in HIDDEN:
             return reply
         return replace(reply, meta={**reply.meta, **HIDDEN[request.kind]})
+
+    def _take_schema(self, schema: Any) -> None:
+        """One schema, for good: how rows fail to fit one tells of them, such as a count of nulls.
+
+        Raises:
+            FederationError: It is another one than before.
+        """
+        digest = hashlib.sha256(json.dumps(schema, sort_keys=True).encode()).hexdigest()
+        if self._schema not in (None, digest):
+            raise FederationError(
+                "the server holds this client's rows against a second schema, and what does not "
+                "fit tells of the rows",
+                do="start it again for a new run",
+            )
+        self._schema = digest
 
 
 class _Failure(Exception):  # noqa: N818 - it is a reply
@@ -586,6 +651,24 @@ def _parts(named: Sequence[str] | None) -> set[str]:
     if not isinstance(named, list) or ALL in named:
         raise FederationError("the server names parts of a model that no model has")
     return set(named)
+
+
+def _begins_anew(request: Request) -> bool:
+    """Whether what is sent changes from the parameters that come with the request, and no others.
+
+    What a client was told before, which may not be what others were told, then makes no difference.
+    """
+    received = "vector" in request.arrays and ALL in _parts(request.meta["receive"])
+    return request.kind == "train" and received and "control" not in request.arrays
+
+
+def _without_constants(described: Reply) -> Reply:
+    """What a client says of its columns, but for the value of one that holds no other."""
+    columns = [
+        column if column.of is None else replace(column, kind=column.of, of=None, value=None)
+        for column in Schema.from_dict(described.meta["schema"])
+    ]
+    return replace(described, meta={"schema": Schema(tuple(columns)).to_dict()})
 
 
 def _overlap(some: set[str], others: set[str]) -> bool:

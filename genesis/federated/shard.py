@@ -303,6 +303,11 @@ class Shard:
                 write_parts(model, vector, received, request.meta["receive"])
             model.set_vector(start)
 
+    def renew(self) -> None:
+        """Forget what the optimiser remembers of earlier rounds."""
+        model, _ = self._ready()
+        model.load_optimiser_state({})
+
     def known(self, parts: list[str] | None) -> tuple[npt.NDArray[np.float32], list[int]]:
         """Parameters that the server last gave, of some parts or all: (p,); sizes of its tensors.
 

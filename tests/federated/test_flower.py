@@ -663,10 +663,10 @@ def kept(context: Context) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("method", "choices"),
     [
-        ("tvae", {"aggregation": "scaffold", "secure_aggregation_bits": 24}),
-        ("ctgan", {"synchronize": "generator", "n_rounds": 3}),
+        ("tvae", {"aggregation": "fedavgm", "secure_aggregation_bits": 24}),
+        ("ctgan", {"aggregation": "weighted", "n_rounds": 3}),
     ],
-    ids=["scaffold", "local critics"],
+    ids=["fedavgm", "weighted"],
 )
 def test_sums_are_the_simulations_whoever_handles_a_message(
     method: str, choices: dict[str, Any], tmp_path: Path

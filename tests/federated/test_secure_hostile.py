@@ -566,6 +566,130 @@ def test_nothing_is_summed_of_a_model_that_one_client_was_given() -> None:
     accepted(server.begin())  # all of it is replaced
 
 
+def moved(server: Server) -> dict[str, float]:
+    """How much each client's training has changed its parameters."""
+    distances = {}
+    for name, client in server.network.shards.items():
+        snapshot = client.shard.snapshot()
+        distances[name] = float((snapshot["vector"] - snapshot["known"]).norm())
+    return distances
+
+
+@pytest.mark.parametrize("others_are_summed", [False, True])
+def test_what_a_client_was_told_before_makes_no_difference_to_a_sum(
+    others_are_summed: bool,
+) -> None:
+    """Moments without end would hold all clients still but one, whose update the sum then is."""
+    server = Server()
+    spoilt = {"proximal_mu": 1e30, "epochs": 3}
+    asked = {n: replace(r, meta={**r.meta, **spoilt}) for n, r in server.training(0).items()}
+    last = masking.UPLOAD + (3 if others_are_summed else 1)
+    server.network.silent = lambda name, request: (
+        name == VICTIM or request.meta["step"] == last  # a server that goes no further
+    )
+    if others_are_summed:
+        assert VICTIM not in server.play(asked).survivors
+    else:
+        with pytest.raises(FederationError, match="too few"):
+            server.play(asked)
+    server.network.silent = lambda *_: False
+    again = {
+        name: replace(r, meta={**r.meta, "epochs": 3}) for name, r in server.training(1).items()
+    }
+    assert server.play(again).survivors == NAMES
+    distances = moved(server)
+    assert min(distances.values()) > 0.5 * distances[VICTIM]
+
+
+@pytest.mark.parametrize(
+    ("kind", "inner", "sent"),
+    [
+        ("collect", {}, {}),
+        ("train", {"receive": ["generator"]}, {}),
+        ("train", {"receive": []}, {}),
+        ("train", {}, {"control": np.zeros(1, np.float32)}),
+    ],
+)
+def test_a_change_begins_at_what_all_received(kind: str, inner: Any, sent: Any) -> None:
+    server = Server()
+    refused(server.begin(kind, inner=inner, arrays=sent), "from what not all received")
+    accepted(server.begin())
+
+
+@pytest.mark.parametrize("choices", [{"synchronize": "generator"}, {"aggregation": "scaffold"}])
+def test_what_clients_keep_is_not_for_servers_elsewhere(choices: dict[str, Any]) -> None:
+    server = Server(**choices)
+    prepare = server.asked("prepare")
+    server.victim._may_be_stateful = False
+    refused(server.victim.handle(prepare), "of their own, which a server could spoil")
+    refused(server.begin(), "before all clients were told the same")
+    accepted(server.ask("prepare", meta={**prepare.meta, "stateful": False}))
+    inner = {"receive": ["generator"]}
+    refused(server.begin(inner=inner), "from what not all received")
+
+
+def test_epochs_stay_those_of_the_first_round() -> None:
+    """Round 2 of 3 epochs and round 3 of 2 would begin with the same two."""
+    server = Server()
+    server.play(server.training(0))
+    refused(server.begin("train", 1, inner={"epochs": 3}), "other epochs")
+    accepted(server.begin("train", 1))
+
+
+def test_a_client_diverges_once() -> None:
+    """Of models made up for it, whether each diverges would tell of the rows one by one."""
+    server = Server()
+    assert server.run.state is not None
+    before = server.run.state.vector.clone()
+    server.run.state.vector.fill_(1e30)
+    with pytest.raises(FederationError, match="diverged"):
+        server.play(server.training(0))
+    server.run.state.vector.copy_(before)
+    refused(server.begin("train", 1, number=10**6), "after this client's training diverged")
+
+
+def test_the_same_bytes_of_another_type_are_another_story() -> None:
+    server = Server(aggregation="scaffold")
+    server.play(server.training(0))
+    assert server.run.state is not None
+    server.run.state.slots["control"] += 1e-3
+    control = server.training(1)[VICTIM].arrays["control"].view(np.int32)
+    to_one(server, VICTIM, 0, arrays={"control": control})
+    assert server.play(server.training(1)).survivors == ("a", "b", "c")
+
+
+def test_rows_are_held_against_one_schema() -> None:
+    """What does not fit is counted in an error, and the server would choose what is counted."""
+    server = Server(("count", 0))
+    asked = server.asked("labels")
+    column, *others = asked.meta["schema"]["columns"]
+    stated = {"columns": [{**column, "categories": ["none"]}, *others]}
+    for _ in range(2):
+        refused(server.ask("labels", meta={**asked.meta, "schema": stated}), "second schema")
+        accepted(hello(server, "0123"))
+    accepted(server.victim.handle(asked))
+
+
+def test_training_builds_on_the_last_schema() -> None:
+    server = Server()
+    accepted(server.victim.handle(server.asked("labels")))
+    refused(server.begin(), "before all clients were told the same")
+    accepted(server.victim.handle(server.asked("prepare")))
+    accepted(server.begin())
+
+
+def test_the_value_of_a_constant_is_not_told() -> None:
+    table = pd.DataFrame({"age": [1.5, 2.0, 2.5], "ill": ["yes"] * 3, "left": [None] * 3})
+    request = Request("describe", meta={"discrete_columns": []})
+    client = secured({"a": Shard("a", table)}, required=True)["a"]
+    before = accepted(client.handle(request)).meta
+    accepted(client.handle(Request("secure", meta={"scheme": "masking", "session": "ab"})))
+    assert before == accepted(client.handle(request)).meta
+    age, ill, left = before["schema"]["columns"]
+    assert (age["decimals"], ill["kind"], left["kind"]) == (1, "categorical", "constant")
+    assert "yes" not in json.dumps(before)
+
+
 # --- what does not fit ---
 
 

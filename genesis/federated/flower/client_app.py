@@ -257,6 +257,7 @@ def _secured(shard: Shard, context: Context, memory: Memory) -> SecureShard:
         required=required or trust is not None,
         folder=Path(str(folder)) if folder else None,
         portable=True,
+        stateful=False,
     )
 
 

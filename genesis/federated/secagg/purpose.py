@@ -2,7 +2,7 @@
 
 Each client computes it from what it was sent itself, the server from what it sent, and every key of
 the sum is derived from it. So if the server sends one client another encoder, plan, question or
-model than the others, that client's masks do not cancel and the sum is noise.
+model than the others, that client and they take nobody's keys for those of one sum.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def purpose(
     for part in (kind.encode(), str(round).encode(), _text(meta)):
         digest.update(len(part).to_bytes(8, "big") + part)
     for array in arrays:
-        digest.update(array.nbytes.to_bytes(8, "big"))
+        # With its type: the same bytes are other numbers as another.
+        digest.update(array.dtype.str.encode() + array.nbytes.to_bytes(8, "big"))
         digest.update(np.ascontiguousarray(array).data.cast("B"))
     return digest.digest()
 

@@ -472,8 +472,8 @@ def test_the_server_is_believed_by_those_who_say_so(
 
 
 def test_two_runs_and_other_ways_of_one_message(parties: Parties) -> None:
-    """Compressed, and with control variates; and a client is good for another run afterwards."""
-    choices = {"aggregation": "scaffold", "n_rounds": 3}
+    """Compressed, and by another rule; and a client is good for another run afterwards."""
+    choices = {"aggregation": "fedavgm", "n_rounds": 3}
     server, serving = serve(**CHOICES | choices)
     how = dict(zip(THREE, (None, "gzip", "zstd"), strict=True))
     joined = [Joined(parties, server.url, name, compression=how[name]) for name in THREE]
