@@ -101,6 +101,7 @@ def client(
     identity: Path | None,
     roster: Path | None,
     trust_on_first_use: bool,
+    min_clients: int,
     device: str,
     quiet: bool,
 ) -> None:
@@ -162,6 +163,7 @@ def client(
             identity=identity,
             roster=roster,
             trust_on_first_use=trust_on_first_use,
+            min_clients=min_clients,
             checkpoint=checkpoint,
         )
         table = genesis.read_table(data)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from genesis.federated.secagg import SCHEMES
+from genesis.federated.secagg import FEWEST, SCHEMES
 
 from . import options
 
@@ -24,8 +24,13 @@ def secure_aggregation(help_text: str) -> options.Decorator:
 
 
 def identity_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Whom a client is to the others, and whom it believes."""
+    """Who a client is to the others, and whom it believes."""
     for add in (
+        options.whole(
+            "--min-clients",
+            default=FEWEST,
+            help="Clients that a secure sum must be over for this one to take part in it.",
+        ),
         options.option(
             "--trust-on-first-use",
             is_flag=True,

@@ -24,7 +24,7 @@ from genesis.federated.final_model import final_model
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts
 from genesis.federated.plan import check_number, check_whole
-from genesis.federated.secagg import scheme
+from genesis.federated.secagg import FEWEST, scheme
 from genesis.federated.secagg.identity import Identity, Trust, own_trust
 from genesis.federated.secure_shard import SecureShard
 from genesis.federated.shard import Shard
@@ -82,6 +82,7 @@ class FederatedClient:
         roster: File with the keys of all clients, which secure aggregation needs.
         trust_on_first_use: Believe the server about keys that the roster does not have, and write
             them down there. Whoever runs the server could then put itself in between.
+        min_clients: Clients that a secure sum must be over for this one to take part in it.
         checkpoint: Folder for what this client needs to go on if it is stopped: its session, model
             and optimiser. Without one, a client that was stopped goes on with the global model; and
             if it promises privacy, not at all, for it would release again what it has released.
@@ -116,6 +117,7 @@ class FederatedClient:
         identity: str | Path | None = None,
         roster: str | Path | None = None,
         trust_on_first_use: bool = False,
+        min_clients: int = FEWEST,
         checkpoint: str | Path | None = None,
     ) -> None:
         self._privacy = Privacy.parse(privacy)
@@ -143,6 +145,7 @@ class FederatedClient:
         if self.server_url.startswith("https"):
             self._tls = client_tls(ssl_verify, ssl_cert, ssl_key)
         self._schema, self.device = schema, resolve_device(device)
+        self._fewest = int(check_whole("min_clients", min_clients, FEWEST) or FEWEST)
         if isinstance(secure_aggregation, str):
             scheme(secure_aggregation)
         self._identity = Identity.generate() if identity is None else Identity.load(identity)
@@ -199,6 +202,7 @@ class FederatedClient:
             background=True,
             folder=self._checkpoint,
             stateful=False,
+            fewest=self._fewest,
         )
         connection = Connection(
             self.server_url,

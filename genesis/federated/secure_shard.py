@@ -21,6 +21,7 @@ from threading import Thread
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from genesis.errors import (
     DataError,
@@ -32,6 +33,7 @@ from genesis.errors import (
 )
 from genesis.federated.messages import Reply, Request
 from genesis.federated.secagg import (
+    FEWEST,
     ClientSide,
     Party,
     PortableParty,
@@ -93,6 +95,7 @@ class SecureShard:
         folder: Where it remembers what it has revealed; in memory if None.
         portable: Whether other processes must be able to go on where this one ends: see `memory`
             and `opened`. A scheme that does not allow it is refused.
+        fewest: Clients that a sum must be over, at least: the server chooses them.
         stateful: Whether it takes part where clients keep networks or control variates of their
             own. A server that means harm could spoil those of all clients but one.
         options: Of the scheme, such as the length of keys.
@@ -109,12 +112,14 @@ class SecureShard:
         folder: Path | None = None,
         portable: bool = False,
         stateful: bool = True,
+        fewest: int = FEWEST,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.shard, self.client_id = shard, shard.client_id
         self.identity, self._trust, self._required = identity, trust, required
         self._background, self._folder, self._portable = background, folder, portable
         self._options = dict(options or {})
+        self._fewest = fewest
         self._session: str | None = None
         self._scheme: Scheme | None = None
         self._side: ClientSide | None = None
@@ -309,6 +314,12 @@ class SecureShard:
             complete=inner is None or inner.kind in STATISTICS,
         )
         sum.at(self.client_id)
+        if len(cohort) < self._fewest:
+            raise FederationError(
+                f"client '{self.client_id}' takes part in sums over more clients only",
+                got=f"{len(cohort)}, and it wants {self._fewest}",
+                do="let more clients take part in a round (--client-fraction)",
+            )
         if sum.complete and set(cohort) != set(self._keys):
             raise FederationError("the server asks for statistics of some of the clients only")
         self._number = number
@@ -357,15 +368,15 @@ class SecureShard:
 
     def _purpose(self, inner: Request) -> bytes:
         """What this client believes that all are asked, and start from."""
-        arrays = []
+        arrays: list[npt.NDArray[Any]] = []
         if inner.kind not in STATISTICS:
             if inner.kind == "train":
                 self.shard.receive(inner)
                 self._shown = self._stale(inner)
-                if not self._stateful:
-                    # With moments that were spoilt before, a client changes nothing, and a sum in
-                    # which all but one have such is that one's update.
+                if inner.meta["secure"]["renew"]:
                     self.shard.renew()
+                if not self._stateful:
+                    arrays.append(np.frombuffer(self.shard.past, dtype=np.uint8))
             # Also of parts that are not sent: with another critic, a generator learns otherwise.
             parts = None if inner.kind == "train" else inner.meta["send"]
             arrays.append(self.shard.known(parts)[0])
@@ -629,7 +640,8 @@ class _Failure(Exception):  # noqa: N818 - it is a reply
 
 def _within(sum: Sum, request: Request) -> Request:
     """A request that knows the sum it is for, as noise must that clients add together."""
-    return replace(request, local={"cohort": sum.cohort, "threshold": sum.threshold})
+    told = {"cohort": sum.cohort, "threshold": sum.threshold, "purpose": sum.purpose}
+    return replace(request, local=told)
 
 
 def _digest(request: Request) -> bytes:

@@ -12,6 +12,7 @@ import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
 from genesis.federated.secagg import FEWEST, Collector, ServerSide, Sum, scheme
 from genesis.federated.secagg.identity import key_text, read_key
-from genesis.federated.secagg.purpose import Agreed, purpose
+from genesis.federated.secagg.purpose import FRESH, Agreed, after, purpose
 from genesis.federated.secagg.quantise import first_exponents
 from genesis.federated.secagg.vectors import NoisyVector, UpdateVector, read_counts
 from genesis.federated.secure_labels import union_of_labels
@@ -81,6 +82,8 @@ class SecureSums:
     _agreed: Agreed = field(default_factory=Agreed, init=False)
     _side: ServerSide | None = field(default=None, init=False)
     _exponents: dict[str, list[int]] = field(default_factory=dict, init=False)
+    _pasts: dict[str, bytes | None] = field(default_factory=dict, init=False)
+    _goes_on: bool = field(default=False, init=False)  # with clients that may have lost theirs
     _learning_rate: float = field(default=USUAL_RATE, init=False)
 
     # --- a session ---
@@ -207,6 +210,27 @@ class SecureSums:
                 got="nobody who is there",
                 do="see why the clients are away",
             )
+        play = partial(self._mean, requests, rule=rule, state=state, layout=layout, hear=hear)
+        past, goes_on, self._goes_on = self._past(requests), self._goes_on, False
+        try:
+            return play(past)
+        except _TooFewError:
+            if past is None or not goes_on or self.noisy is not None:  # whose rounds are paid
+                raise
+            log.warning("clients have lost what they knew; all of them begin with new optimisers")
+            return play(None)
+
+    def _mean(
+        self,
+        requests: Mapping[str, Request],
+        past: bytes | None,
+        *,
+        rule: Aggregator,
+        state: State,
+        layout: ParameterLayout,
+        hear: Hear,
+    ) -> Combined:
+        """The same of clients with a past, or with none from now on."""
         one = next(iter(requests.values()))
         parts = one.meta["send"]
         places = places_of(layout, parts)
@@ -216,12 +240,17 @@ class SecureSums:
         if rule.control_variates:
             start.append(state.slots["control"].cpu().numpy())
             sizes *= 2
+        if one.kind == "train" and not self.plan.stateful:
+            start.insert(0, np.frombuffer(past or FRESH, dtype=np.uint8))
         content = self._content(one, sizes, rule, len(requests))
-        asked = _with_meta(requests, {"secure": self._told(content, rule)})
+        told = {**self._told(content, rule), "renew": past is None}
+        asked = _with_meta(requests, {"secure": told})
         one = next(iter(asked.values()))
         digest = purpose(self._agreed, one.kind, one.round, one.meta, start)
         sum = self._next(requests, digest, length=content.length, bits=self.bits)
+        self._pasts |= dict.fromkeys(requests)  # nobody knows how far they come
         summed = self._total(sum, asked, hear)
+        self._pasts |= dict.fromkeys(summed.survivors, after(past or FRESH, digest))
         mean = content.decode(summed.total)
         if isinstance(content, UpdateVector):
             self._exponents[_which(one)] = content.quantiser.next_exponents(
@@ -231,6 +260,16 @@ class SecureSums:
             log.warning("%d numbers of the clients' updates were clipped", mean.clipped.sum())
         combined = moved(state.vector, mean.change, layout, parts)
         return Combined(combined, summed.survivors, summed.failed, mean.metrics)
+
+    def _past(self, clients: Iterable[str]) -> bytes | None:
+        """What some clients have trained for since their optimisers were new.
+
+        None if it is not the same, or not known of one: then all of them begin anew.
+        """
+        if self.plan.stateful:
+            return FRESH
+        pasts = {self._pasts.get(client, FRESH) for client in clients}
+        return pasts.pop() if len(pasts) == 1 else None
 
     @property
     def bits(self) -> int:
@@ -342,6 +381,9 @@ class SecureSums:
             "session": self.session,
             "keys": {client: key_text(key) for client, key in self._keys.items()},
             "number": self._number,
+            "pasts": {
+                client: None if past is None else past.hex() for client, past in self._pasts.items()
+            },
             "exponents": {parts: list(each) for parts, each in self._exponents.items()},
         }
 
@@ -356,6 +398,11 @@ class SecureSums:
             # and clients answer no number twice. By the clock, all numbers after it are higher.
             self.session = str(values["session"])
             self._number = max(int(values["number"]), time.time_ns())
+            self._goes_on = True
+            self._pasts = {
+                str(client): None if past is None else bytes.fromhex(past)
+                for client, past in values["pasts"].items()
+            }
             keys = values["keys"].items()
             self._keys = {str(client): read_key(str(key)) for client, key in keys}
             self._exponents = {

@@ -45,11 +45,12 @@ from genesis.federated.choices import FULL_BATCH, LocalChoices, batch_size_for, 
 from genesis.federated.client_promise import ClientPromise
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts, read_part, write_part
+from genesis.federated.secagg.purpose import FRESH, after
 from genesis.federated.vectors import clipped, places_of, tensor_sizes, write_parts
 from genesis.models import GenerativeModel, LocalTraining, create_model
 from genesis.privacy.budget import Privacy
 from genesis.privacy.dp_sgd import PrivateSteps
-from genesis.privacy.guard import Guard
+from genesis.privacy.guard import Guard, check_kinds
 from genesis.schema import Kind, Schema
 from genesis.seeding import Stream, generator, key, secret_generator
 from genesis.statistics import DISCRETE, Question, ShardStatistics
@@ -95,6 +96,7 @@ class Shard:
         self.client_id = client_id
         self.encoder: Encoder | None = None
         self.losses: dict[str, float] = {}  # of the last round, for this client's own eyes
+        self.past = FRESH  # digest of the sums that it has trained for since its optimiser is new
         self.rows: int | None = None  # as others know them
         self.promise = ClientPromise(client_id, privacy, parts)
         self._given = table
@@ -235,6 +237,8 @@ class Shard:
         questions = [Question.from_dict(each) for each in request.meta["questions"]]
         if len(questions) > MOST_QUESTIONS * len(self._statistics.schema):
             raise FederationError("more is asked than there are columns")
+        if "cohort" in request.local:  # whether a text is a number depends on the text
+            check_kinds(self._statistics.schema, questions)
         counts, told = self.promise.counts(
             self._statistics, questions, len(self._given), request.local.get("cohort")
         )
@@ -282,6 +286,7 @@ class Shard:
             self._batch_size = batch_size_for(self._model, config, rows, encoder.rows)
         self._run = f"{meta['seed']} {meta['method']} {encoder.digest}"
         self._known = self._control = self._next_control = None
+        self.past = FRESH
         self._begun, self._kept = False, None
         if "divergence" in meta["measures"]:
             self._measured = divergences(encoder, self._codes)
@@ -307,6 +312,7 @@ class Shard:
         """Forget what the optimiser remembers of earlier rounds."""
         model, _ = self._ready()
         model.load_optimiser_state({})
+        self.past = FRESH
 
     def known(self, parts: list[str] | None) -> tuple[npt.NDArray[np.float32], list[int]]:
         """Parameters that the server last gave, of some parts or all: (p,); sizes of its tensors.
@@ -349,6 +355,8 @@ class Shard:
                 correction=correction,
                 private=self._private_steps(meta, epochs),
             )
+            if "purpose" in request.local:
+                self.past = after(self.past, request.local["purpose"])
             self.losses = self._learn(model, codes, local)
             if self._control is not None:
                 self._next_control = model.mean_gradient()
@@ -458,6 +466,8 @@ class Shard:
             "control": self._control,
             "next_control": self._next_control,
         }
+        if self.past != FRESH:
+            remembered["past"] = torch.frombuffer(bytearray(self.past), dtype=torch.uint8)
         return state | {name: value for name, value in remembered.items() if value is not None}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -473,6 +483,7 @@ class Shard:
         )
         self._known, self._control = state.get("known"), state.get("control")
         self._next_control = state.get("next_control")
+        self.past = bytes(state["past"].tolist()) if "past" in state else FRESH
 
     def _checkpoint(self, request: Request) -> Reply:
         """Keep what this client remembers after so many rounds."""

@@ -151,7 +151,8 @@ class Server:
         """What is told of the vectors."""
         assert self.run._layout is not None
         tensors = len(self.run._layout.shapes)
-        return {"exponents": [2] * tensors, "metrics": [], "rows": None, **changes}
+        usual = {"exponents": [2] * tensors, "metrics": [], "rows": None, "renew": False}
+        return usual | changes
 
 
 def refused(reply: Reply, words: str = "") -> str:
@@ -601,6 +602,29 @@ def test_what_a_client_was_told_before_makes_no_difference_to_a_sum(
     assert min(distances.values()) > 0.5 * distances[VICTIM]
 
 
+def test_a_client_may_want_more_others() -> None:
+    server = Server(options={VICTIM: {"fewest": 4}})
+    refused(
+        server.begin(cohort=("a", "b", VICTIM)), "over more clients only; got 3, and it wants 4"
+    )
+    assert "more clients only" not in str(server.begin().error)
+
+
+def test_nor_does_a_server_that_hides_what_it_told_them() -> None:
+    """It says that nobody has to begin anew: then the victim is in no sum with the others."""
+    server = Server()
+    server.network.silent = lambda name, _: name == VICTIM
+    server.play(server.training(0))
+    server.network.silent = lambda *_: False
+    sums = server.run._sums
+    assert sums is not None
+    sums._pasts[VICTIM] = sums._pasts["a"]
+    combined = server.play(server.training(1))
+    assert combined.survivors == tuple("abc")
+    assert "did not sign its keys" in combined.failed[VICTIM]
+    assert server.play(server.training(2)).survivors == NAMES  # all of them, with new optimisers
+
+
 @pytest.mark.parametrize(
     ("kind", "inner", "sent"),
     [
@@ -709,7 +733,7 @@ def own_sum(server: Server, secure: Mapping[str, Any], round: int = 0, **meta: A
         "inner": {
             "kind": "train",
             "round": round,
-            "meta": {**asked["a"].meta, "secure": server.secure(**secure)},
+            "meta": {**asked["a"].meta, "secure": server.secure(**{"renew": True, **secure})},
         },
     }
     clients = server.network.shards

@@ -15,10 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Agreed", "purpose"]
+__all__ = ["FRESH", "Agreed", "after", "purpose"]
 
 PERSONAL = ("number", "receive", "used")
 """What of a request belongs to one client: its number, and what it lacks of the model."""
+
+
+FRESH = bytes(32)
+"""The past of a client whose optimiser is new."""
 
 
 class Agreed:
@@ -62,6 +66,20 @@ def purpose(
         digest.update(array.dtype.str.encode() + array.nbytes.to_bytes(8, "big"))
         digest.update(np.ascontiguousarray(array).data.cast("B"))
     return digest.digest()
+
+
+def after(past: bytes, purpose: bytes) -> bytes:
+    """The digest of what a client has trained for, after one more sum.
+
+    It is part of the purpose of the next one. Adam's moments outlive a round, and moments that were
+    spoilt by an earlier one make a client stand still: a sum in which all clients but one have such
+    is that one's update. So all clients of a sum must have the same past, or none.
+
+    Args:
+        past: The digest before; `FRESH` for a new optimiser.
+        purpose: Of the sum.
+    """
+    return hashlib.sha256(past + purpose).digest()
 
 
 def _text(meta: Mapping[str, Any]) -> bytes:
