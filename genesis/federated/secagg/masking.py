@@ -366,8 +366,13 @@ class MaskingCollector:
         """Step 2: add up what came."""
         _check_enough(self._sum, answers)
         self._vector = cast(Ring, np.zeros(self._sum.length, self._sum.dtype))
-        for answer in answers.values():
-            _add_wire(self._vector, answer, self._sum.bits)
+        bits = self._sum.bits
+
+        def add(part: Ring, begin: int) -> None:
+            for answer in answers.values():
+                _add_wire(part, memoryview(answer)[begin * bits // 8 :], bits)
+
+        _in_parts(self._vector, add)
         self._there = tuple(answers)
         self.survivors = tuple(self._sum.cohort[position] for position in self._there)
         message = _pack(self._sum, dict.fromkeys(self._there, b""))
@@ -495,15 +500,15 @@ def _to_wire(vector: Ring, bits: int) -> memoryview:
     return little.reshape(-1).data
 
 
-def _add_wire(vector: Ring, answer: Answer, bits: int) -> None:
-    """Add what `_to_wire` gave. Above its 24 bits a number may then hold anything."""
-    little = vector.dtype.newbyteorder("<")
+def _add_wire(vector: Ring, answer: memoryview, bits: int) -> None:
+    """Add the first of what `_to_wire` gave. Above 24 bits a number may then hold anything."""
+    little, n = vector.dtype.newbyteorder("<"), len(vector)
     if bits == 24:
         # Every third byte begins a number; the fourth one read is the next number's.
-        vector[:-1] += np.ndarray(len(vector) - 1, little, memoryview(answer), strides=(3,))
-        vector[-1:] += int.from_bytes(answer[-3:], "little")
+        vector[:-1] += np.ndarray(n - 1, little, answer, strides=(3,))
+        vector[-1:] += int.from_bytes(answer[3 * n - 3 : 3 * n], "little")
     else:
-        vector += np.frombuffer(answer, little)
+        vector += np.frombuffer(answer, little, n)
 
 
 # --- keys ---
@@ -620,18 +625,23 @@ def add_masks(vector: Ring, masks: Sequence[tuple[bytes, int]]) -> None:
         vector: (length,)
         masks: Keys of 32 bytes that are used nowhere else, and signs 1 or -1.
     """
+    _in_parts(vector, lambda part, begin: _add_masks(part, masks, begin * vector.itemsize))
+
+
+def _in_parts(vector: Ring, work: Callable[[Ring, int], None]) -> None:
+    """Work on parts of a vector, each with the place where it begins, on several threads.
+
+    Parts of the vector, not of what is added to it: threads then share nothing.
+    """
     chunk = CHUNK // vector.itemsize
     chunks = -(-len(vector) // chunk)
-    parts = min(THREADS, chunks)  # of the vector, not of the masks: threads then share nothing
+    parts = min(THREADS, chunks)
     bounds = [*(chunk * (chunks * k // parts) for k in range(parts)), len(vector)]
     if parts == 1:
-        _add_masks(vector, masks, 0)
+        work(vector, 0)
         return
     with ThreadPoolExecutor(parts) as pool:
-        done = pool.map(
-            lambda ends: _add_masks(vector[slice(*ends)], masks, ends[0] * vector.itemsize),
-            pairwise(bounds),
-        )
+        done = pool.map(lambda ends: work(vector[slice(*ends)], ends[0]), pairwise(bounds))
         list(done)  # an error of a thread comes up here
 
 
