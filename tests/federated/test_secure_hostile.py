@@ -22,13 +22,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genesis.errors import FederationError
+from genesis.federated.disclosures import MEMORY
 from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
 from genesis.federated.rounds import Federation
 from genesis.federated.secagg import masking
 from genesis.federated.secagg.identity import Identity, Roster, Trust, key_text
 from genesis.federated.secure_labels import LABEL_SUMS
-from genesis.federated.secure_shard import MEMORY, SecureShard
+from genesis.federated.secure_shard import SecureShard
 from genesis.federated.secure_sums import Combined
 from genesis.federated.shard import Shard
 from tests.dirty import QUICK, dirty_table

@@ -28,11 +28,13 @@ from genesis.federated import CheckpointCallback
 from genesis.federated import secure_shard as secure_shards
 from genesis.federated import secure_sums as sums
 from genesis.federated.client_promise import ClientPromise
+from genesis.federated.disclosures import Disclosures
 from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
 from genesis.federated.promise import RunPromise
 from genesis.federated.rounds import Federation
 from genesis.federated.secagg import masking
+from genesis.federated.secure_answers import Answers
 from genesis.federated.secure_shard import SecureShard
 from genesis.federated.shard import Shard
 from genesis.federated.transport.in_process import InProcessTransport
@@ -377,15 +379,15 @@ def noise_of_counts_is_enough(unit: str, trust: str) -> None:
 def recorded_vectors(patch: Patch) -> list[dict[str, Any]]:
     """What clients put into sums from now on."""
     found: list[dict[str, Any]] = []
-    shipped = SecureShard._vector
+    shipped = Answers.vector
 
-    def vector(self: SecureShard, *given: Any) -> Any:
-        if not found or self.client_id in found[-1]:
+    def vector(self: Answers, inner: Request, sum: Any, reply: Reply) -> Any:
+        if not found or reply.client_id in found[-1]:
             found.append({})
-        found[-1][self.client_id] = shipped(self, *given)
-        return found[-1][self.client_id]
+        found[-1][reply.client_id] = shipped(self, inner, sum, reply)
+        return found[-1][reply.client_id]
 
-    patch.setattr(SecureShard, "_vector", vector)
+    patch.setattr(Answers, "vector", vector)
     return found
 
 
@@ -762,7 +764,7 @@ def too_much_is_told(patch: Patch) -> None:
 
 
 def rounds_may_come_again(patch: Patch) -> None:
-    patch.setattr(SecureShard, "_reveal", lambda *_: None)
+    patch.setattr(Disclosures, "reveal", lambda *_: None)
 
 
 def failures_are_told(patch: Patch) -> None:
