@@ -43,7 +43,10 @@ __all__ = ["server"]
     default=Plan.timeout_seconds,
     help="Longest that a round waits for its clients.",
 )
-@options.number("--join-timeout", default=600.0, help="Seconds to wait for --min-clients.")
+@options.whole(
+    "--expect-clients", help="Clients to wait for before the first round. [default: --min-clients]"
+)
+@options.number("--join-timeout", default=600.0, help="Seconds to wait for them.")
 @options.number(
     "--patience", default=60.0, help="Seconds of silence after which a round needs no client."
 )
@@ -71,6 +74,7 @@ def server(
     auth_token_file: Path | None,
     insecure: bool,
     schema: Path | None,
+    expect_clients: int | None,
     join_timeout: float,
     patience: float,
     checkpoint: Path | None,
@@ -124,6 +128,7 @@ def server(
             insecure=insecure,
             checkpoint=checkpoint,
             resume=resume,
+            expect_clients=expect_clients,
             join_timeout=join_timeout,
             patience=patience,
         )

@@ -221,7 +221,10 @@ class FederatedClient:
                 # What does not fit is said here and now, and not to the server. With a promise it
                 # is not even told by leaving: see `Shard._fitted`.
                 Schema.from_dict(connection.welcome["schema"]).check(data)
-            self._answer(secured, connection)
+            try:
+                self._answer(secured, connection)
+            finally:
+                secured.stop()
         self.rows = shard.rows
         return self
 

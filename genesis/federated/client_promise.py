@@ -98,6 +98,13 @@ class ClientPromise:
             promise: Privacy | None = own.by_itself() if plans is None else own.stricter(plans)
         else:
             promise = plans
+        shares = plans is not None and plans.needs_secure_aggregation
+        if shares and promise is not None and not promise.needs_secure_aggregation:
+            log.warning(
+                "client '%s' promises more than the plan, so it adds all noise itself instead of a "
+                "share",
+                self.client_id,
+            )
         begun = self._begun
         if begun is not None and (begun.run, begun.privacy) == (run, promise):
             return  # asked again, by a server that was started again

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from genesis.errors import FederationError, GenesisError, printable
 from genesis.federated.messages import Reply, Request
 from genesis.federated.plan import Plan
+from genesis.federated.secagg import FEWEST
 from genesis.federated.transport import Transport
 
 __all__ = ["MOST_ROWS", "Clients", "raise_failures", "read", "whole"]
@@ -43,6 +44,13 @@ class Clients:
         """
         names = sorted(client.client_id for client in transport.clients())[: plan.max_clients]
         numbers = {client: number for number, client in enumerate(names)}
+        if plan.scheme is not None and len(names) < FEWEST:
+            raise FederationError(
+                f"secure aggregation needs at least {FEWEST} clients: of a sum of two, each knows "
+                "the other's part",
+                got=f"{len(names)}",
+                do="add clients",
+            )
         joined = cls(transport, numbers, plan.timeout_seconds, plan.min_clients)
         joined.enough(names, "joined")
         return joined

@@ -200,13 +200,17 @@ class Disclosures:
 
     def remember(self, kept: Mapping[str, Any]) -> None:
         """Go on from `memory`, before the session is begun again."""
+        told = Disclosures(self._client_id, None, None)
+        told._revealed, told._shown = set(kept["revealed"]), set(kept["shown"])
+        told._counted, told._total = kept["counted"], kept["total"]
+        told._schema, told._epochs = kept["schema"], kept["epochs"]
+        told.session, told.number = kept["session"], kept["number"]
+        told.diverged = self.diverged or bool(kept["diverged"])
+        keys = {name: read_key(key) for name, key in kept["keys"].items()}
         if self._trust is not None:
-            self._trust.remember({name: read_key(key) for name, key in kept["keys"].items()})
-        self._revealed, self._shown = set(kept["revealed"]), set(kept["shown"])
-        self._counted, self._total = kept["counted"], kept["total"]
-        self.session, self.number = kept["session"], kept["number"]
-        self._schema, self._epochs = kept["schema"], kept["epochs"]
-        self.diverged |= kept["diverged"]
+            self._trust.remember(keys)
+        told._trust, told._folder = self._trust, self._folder
+        vars(self).update(vars(told))  # all of it or, if some is missing, nothing
 
     def _recall(self, session: str) -> None:
         """Know what was disclosed in a session before this client was stopped."""

@@ -170,7 +170,7 @@ class Plan:
                 "secure aggregation shows the server nothing but sums, and this rule needs each "
                 "client's update",
                 got=f"aggregation {self.to_dict()['aggregation']!r}",
-                do="choose fedavg, weighted, fedprox, fedavgm, fedadam, fedyogi or scaffold",
+                do="choose fedavg, weighted, fedprox, fedavgm, fedadam or fedyogi",
             )
         if self.sync_every > 1:
             raise PlanError(

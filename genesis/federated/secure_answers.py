@@ -6,6 +6,7 @@ scheme wants them.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from concurrent.futures import Future
 from threading import Thread
@@ -23,6 +24,8 @@ from genesis.seeding import Stream, generator
 
 __all__ = ["Answers"]
 
+STOPPED_WITHIN = 10.0  # seconds: a step takes less
+
 
 class Answers:
     """The answers of a shard to what is summed.
@@ -39,6 +42,7 @@ class Answers:
         self.labels = OwnLabels({})
         self._shard, self._disclosed, self._background = shard, disclosed, background
         self._working: Future[Reply] | None = None
+        self._thread: Thread | None = None
 
     def begin(self, inner: Request | None) -> Callable[[], Reply]:
         """Start on the answer to a request, or leave it until it is wanted.
@@ -51,10 +55,24 @@ class Answers:
         if not self._background or inner.kind == "count":
             return lambda: self._shard.handle(inner)
         working: Future[Reply] = Future()
-        # A daemon, so that a client that is stopped does not go on training.
-        Thread(target=lambda: working.set_result(self._shard.handle(inner)), daemon=True).start()
+        self._thread = Thread(
+            target=lambda: working.set_result(self._shard.handle(inner)), daemon=True
+        )
+        self._thread.start()
         self._working = working
         return working.result
+
+    def stop(self) -> None:
+        """End work that nobody waits for any more.
+
+        A program that ended while a thread is in the midst of a step would be aborted, and one that
+        waited for it would go on for the rest of a round. So the thread is made to leave.
+        """
+        thread = self._thread
+        if thread is not None and thread.is_alive():
+            leave, number = ctypes.py_object(SystemExit), ctypes.c_ulong(thread.ident or 0)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(number, leave)
+            thread.join(STOPPED_WITHIN)
 
     def wait(self) -> None:
         """Until the shard is idle: a round that the server gave up on may still be trained."""

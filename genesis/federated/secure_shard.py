@@ -128,6 +128,10 @@ class SecureShard:
         self._open = None
         return Reply(self.client_id, meta={"error_type": kind}, error=message)
 
+    def stop(self) -> None:
+        """End work that nobody waits for any more."""
+        self._answers.stop()
+
     def meant(self, request: Request) -> Request | None:
         """What a request is about, if this client has just done it: that of a sum is inside it."""
         if request.kind != "sum":

@@ -330,6 +330,9 @@ class SecureSums:
                 )
                 got = "; ".join(part for part in (error.got, reasons) if part)
                 raise _TooFewError(error.what, got=got or None, do=error.do) from error
+            if step == self._upload and not sum.complete:
+                # While clients can still take part in the round again: not once it is opened.
+                self.clients.enough(collector.survivors, "sent their sums", failed | silent)
             step += 1
         failed |= dict(collector.failed)
         survivors = tuple(collector.survivors)

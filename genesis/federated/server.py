@@ -16,7 +16,7 @@ from genesis import __version__
 from genesis.errors import DataError, GenesisError, PlanError
 from genesis.federated.callbacks import Callback, CheckpointCallback
 from genesis.federated.checkpoint import Checkpoint, checkpoint_seed
-from genesis.federated.plan import check_number
+from genesis.federated.plan import check_number, check_whole
 from genesis.federated.rounds import Federation
 from genesis.federated.run import FederatedRun
 from genesis.federated.status import run_status
@@ -67,7 +67,9 @@ class FederatedServer(FederatedRun):
         insecure: Listen at host even without TLS or tokens: for a network that is private already.
         checkpoint: Folder to save every round in.
         resume: Continue from checkpoint, if it holds one.
-        join_timeout: Seconds to wait for min_clients clients.
+        expect_clients: Clients to wait for before the run begins, if they join in time; min_clients
+            if None. Whoever comes after that is too late.
+        join_timeout: Seconds to wait for them.
         patience: Seconds of silence after which a round goes on without a client, if enough others
             have answered.
         **choices: The other choices of `Plan`: n_rounds, min_clients, client_fraction,
@@ -98,6 +100,7 @@ class FederatedServer(FederatedRun):
         insecure: bool = False,
         checkpoint: str | Path | None = None,
         resume: bool = False,
+        expect_clients: int | None = None,
         join_timeout: float = 600.0,
         patience: float = 60.0,
         **choices: Any,
@@ -123,6 +126,13 @@ class FederatedServer(FederatedRun):
             self.host = "127.0.0.1"
         if resume and checkpoint is None:
             raise PlanError("there is nothing to resume from", do="set checkpoint to a folder")
+        if self.plan.scheme is not None and self.plan.stateful:
+            raise PlanError(
+                "with secure aggregation, clients elsewhere keep no networks or control variates "
+                "of their own: a server could spoil them, so that a sum is the update of one",
+                do='synchronize "both" networks, and choose another rule than scaffold',
+            )
+        self._expected = check_whole("expect_clients", expect_clients, 1) or 0
         check_number("join_timeout", join_timeout)
         check_number("patience", patience)
         self._checkpoint = None if checkpoint is None else Path(checkpoint)
@@ -175,7 +185,8 @@ class FederatedServer(FederatedRun):
         try:
             listener.start(create_app(hub, self._tokens, self.status, welcome))
             log.info("listening at %s", self.url)
-            transport.wait_for(list(earlier.numbers) if earlier else (), fewest, self._join_timeout)
+            names = list(earlier.numbers) if earlier else ()
+            transport.wait_for(names, fewest, self._join_timeout, expected=self._expected)
             federation.run(self._checkpoint if earlier is not None else None)
             self._ended = "complete", None
         except GenesisError as error:

@@ -14,6 +14,7 @@ import logging
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 
 import tomli_w
@@ -322,7 +323,7 @@ class Trust:
         if new:
             met = {**self._met, **new}
             if self._path is not None:
-                Roster(met).save(self._path)
+                self._write(new)
             self._met = met
             log.warning(
                 "took the server's word for the keys of %s: whoever runs it could have put itself "
@@ -335,6 +336,16 @@ class Trust:
     def remember(self, keys: Mapping[str, bytes]) -> None:
         """Know whom it has believed the server about before, in another process."""
         self._met = {**keys, **self._met}
+
+    def _write(self, new: Mapping[str, bytes]) -> None:
+        """Add keys to the file, which otherwise stays as its owner wrote it."""
+        assert self._path is not None
+        text = self._path.read_text(encoding="utf-8-sig") if self._path.exists() else ""
+        lines = [roster_line(client, key) for client, key in new.items()]
+        said = f"# Not compared with anybody: what the server said on {date.today()}."
+        with replace_file(self._path) as temporary:
+            whole = "\n".join([*text.splitlines(), said, *lines]) + "\n"
+            temporary.write_text(whole, encoding="utf-8")
 
     def _knows(self, client_id: str, key: bytes) -> bool:
         """Whether a key is the known one; False if it is believed for the first time."""
@@ -378,6 +389,8 @@ def own_trust(
     """
     if roster is None and not first_use:
         return None
+    if roster is not None and first_use:
+        check_output(roster, suffixes=None)
     if roster is None or (first_use and not Path(roster).exists()):
         known: Mapping[str, bytes] = {}
     else:

@@ -36,13 +36,16 @@ class HttpTransport:
         hub = self._hub
         return [ClientInfo(name, hub.is_present(name)) for name in hub.names()]
 
-    def wait_for(self, names: Sequence[str], fewest: int, timeout: float) -> None:
+    def wait_for(
+        self, names: Sequence[str], fewest: int, timeout: float, *, expected: int = 0
+    ) -> None:
         """Wait for clients to join.
 
         Args:
             names: Those to wait for as long as there is time; nobody in particular if empty.
             fewest: How many there must be.
             timeout: Seconds.
+            expected: How many to wait for as long as there is time.
 
         Raises:
             FederationError: There are fewer.
@@ -50,7 +53,7 @@ class HttpTransport:
         deadline = time.monotonic() + timeout
         while True:
             present = {info.client_id for info in self.clients() if info.present}
-            if len(present) >= fewest and present >= set(names):
+            if len(present) >= max(fewest, expected) and present >= set(names):
                 return
             if time.monotonic() >= deadline:
                 break
