@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from threading import Thread
 
 import numpy as np
@@ -55,9 +56,12 @@ class Answers:
         if not self._background or inner.kind == "count":
             return lambda: self._shard.handle(inner)
         working: Future[Reply] = Future()
-        self._thread = Thread(
-            target=lambda: working.set_result(self._shard.handle(inner)), daemon=True
-        )
+
+        def work() -> None:
+            with suppress(SystemExit):  # by which `stop` ends it
+                working.set_result(self._shard.handle(inner))
+
+        self._thread = Thread(target=work, daemon=True)
         self._thread.start()
         self._working = working
         return working.result

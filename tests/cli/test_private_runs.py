@@ -301,7 +301,7 @@ RUNS: dict[str, tuple[list[Any], str]] = BOTH | {
     "rows that are measured": (["--epsilon", 1, "--aggregation", "similarity"], "measure their"),
     "the ledger of an owner": (["--epsilon", 1, "--privacy", "ledger=x"], "belong to the owner"),
     "the budget of an owner": (["--epsilon", 1, "--privacy", "budget=3"], "budget"),
-    "sums of two": (["--epsilon", 1, *SUMS], "too few clients joined"),
+    "sums of two": (["--epsilon", 1, *SUMS], "at least 3 clients"),
     "clients whose updates nobody sees": ([*CLIENTS, *SUMS], "must see each client's update"),
     "noise without room": ([*TOGETHER, "--secure-aggregation-bits", 24], "needs sums of 32 bits"),
     "all of them colluding": (

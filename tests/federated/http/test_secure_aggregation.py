@@ -164,16 +164,6 @@ def parameters(run: Any) -> bytes:
     return bytes(run.model.model.get_vector().numpy().tobytes())
 
 
-def wait_for_all(monkeypatch: pytest.MonkeyPatch, names: Sequence[str]) -> None:
-    """Let servers begin with certain clients, also if fewer are enough."""
-    wait_for = HttpTransport.wait_for
-
-    def wait(self: HttpTransport, _: Sequence[str], fewest: int, timeout: float) -> None:
-        wait_for(self, names, fewest, timeout)
-
-    monkeypatch.setattr(HttpTransport, "wait_for", wait)
-
-
 # --- as it should be ---
 
 
@@ -242,11 +232,10 @@ BEFORE_SHARES, IN_TRAINING, BEFORE_AGREEING, BEFORE_UNMASKING = 1, 2, 3, 4
 
 
 def test_a_client_that_is_killed_comes_back(
-    parties: Parties, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    parties: Parties, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Killed during statistics, these are counted again; in training, a round goes on without."""
-    wait_for_all(monkeypatch, FIVE)
-    server, serving = serve(**CHOICES | {"min_clients": 4})
+    server, serving = serve(**CHOICES | {"min_clients": 4, "expect_clients": 5})
     others = [Joined(parties, server.url, name) for name in FIVE if name != "north"]
     for ends in (("count", 0, IN_TRAINING), ("train", 0, IN_TRAINING)):
         north = parties.doomed_client(ends, server.url, "north")
@@ -267,12 +256,9 @@ def test_a_client_that_is_killed_comes_back(
 
 
 @pytest.mark.slow
-def test_a_client_that_is_killed_in_every_phase(
-    parties: Parties, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_is_killed_in_every_phase(parties: Parties) -> None:
     """Another one in each round, so it never gets to the end of any but the last."""
-    wait_for_all(monkeypatch, FIVE)
-    server, serving = serve(**CHOICES | {"min_clients": 4, "n_rounds": 5})
+    server, serving = serve(**CHOICES | {"min_clients": 4, "expect_clients": 5, "n_rounds": 5})
     others = [Joined(parties, server.url, name) for name in FIVE if name != "north"]
     phases = (BEFORE_SHARES, IN_TRAINING, BEFORE_AGREEING, BEFORE_UNMASKING)
     for round, step in enumerate(phases):
@@ -288,11 +274,8 @@ def test_a_client_that_is_killed_in_every_phase(
 
 
 @pytest.mark.slow
-def test_a_client_that_is_killed_and_stays_away_is_left_out(
-    parties: Parties, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wait_for_all(monkeypatch, FIVE)
-    server, serving = serve(**CHOICES | {"min_clients": 4, "patience": 6.0})
+def test_a_client_that_is_killed_and_stays_away_is_left_out(parties: Parties) -> None:
+    server, serving = serve(**CHOICES | {"min_clients": 4, "expect_clients": 5, "patience": 6.0})
     others = [Joined(parties, server.url, name) for name in FIVE if name != "north"]
     north = parties.doomed_client(("train", 0, IN_TRAINING), server.url, "north")
     assert north.end() == -signal.SIGKILL, north.said
