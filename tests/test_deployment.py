@@ -202,7 +202,9 @@ def parse(
     command: click.Command = {"genesis": genesis, "genesis-federated": federated}[name]
     context = None
     while isinstance(command, click.Group):
-        context = click.Context(command, parent=context, info_name=name)
+        # With the group's settings: a command keeps the help option that it is first asked for.
+        settings = command.context_settings
+        context = click.Context(command, parent=context, info_name=name, **settings)
         name, *words = words
         found = command.get_command(context, name)
         assert found is not None, name

@@ -175,7 +175,9 @@ def wait_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let servers begin with three clients, also if fewer are enough."""
     wait_for = HttpTransport.wait_for
 
-    def wait(self: HttpTransport, names: Sequence[str], fewest: int, timeout: float) -> None:
+    def wait(
+        self: HttpTransport, names: Sequence[str], fewest: int, timeout: float, **_: int
+    ) -> None:
         wait_for(self, names or NAMES, fewest, timeout)
 
     monkeypatch.setattr(HttpTransport, "wait_for", wait)

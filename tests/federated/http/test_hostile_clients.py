@@ -618,7 +618,7 @@ def _all_three(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that needs two clients waits for three."""
     wait = HttpTransport.wait_for
     monkeypatch.setattr(
-        HttpTransport, "wait_for", lambda self, *_: wait(self, NAMES, len(NAMES), 60)
+        HttpTransport, "wait_for", lambda self, *_, **__: wait(self, NAMES, len(NAMES), 60)
     )
 
 
