@@ -22,6 +22,7 @@ from genesis.federated.secagg.identity import (
     Trust,
     fingerprint,
     key_text,
+    own_trust,
     read_key,
     roster_line,
     verify,
@@ -361,3 +362,19 @@ def test_a_damaged_memory_is_not_forgotten(tmp_path: Path) -> None:
     assert path.read_text() == NORTH[:30]
     with pytest.raises(DataError, match="cannot write"):
         Trust(first_use=True, path=tmp_path / "no" / "known.toml").keys_for(KEYS)
+
+
+def test_what_was_compared_stays_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "roster.toml"
+    path.write_text(f"# compared by telephone\n{NORTH}", encoding="utf-8")
+    told = {"north": KEYS["north"], "stranger": OTHER}
+    assert Trust(Roster.load(path), first_use=True, path=path).keys_for(told) == told
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[:2] == ["# compared by telephone", NORTH.strip()]
+    assert lines[2].startswith("# Not compared with anybody")
+    assert Roster.load(path) == told
+
+
+def test_a_roster_that_cannot_be_written_is_found_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        own_trust("north", KEYS["north"], tmp_path / "no" / "roster.toml", first_use=True)
