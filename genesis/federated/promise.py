@@ -311,15 +311,7 @@ class RunPromise:
     def _spend(self, event: Event) -> None:
         """Write a release down, if the promise allows it."""
         assert self.privacy is not None
-        after = self.ledger.with_event(event)
-        cost = after.epsilon(self.privacy.delta)
-        if cost > self.privacy.epsilon:
-            raise PrivacyError(
-                "this would release more than was promised",
-                got=f"ε = {cost:.4g} of {self.privacy.epsilon:g}, at δ = {self.privacy.delta:g}",
-                do="end the run here, or promise a larger epsilon in a new one",
-            )
-        self.ledger = after
+        self.ledger = self.ledger.spending([event], self.privacy.epsilon, self.privacy.delta)
 
     # --- what is told of it ---
 

@@ -36,7 +36,7 @@ from genesis.federated.promise import RunPromise
 from genesis.federated.secure_sums import SecureSums
 from genesis.federated.seen_updates import SeenUpdates
 from genesis.federated.transport import Transport
-from genesis.federated.updates import Combined, Hear, expected, part_of
+from genesis.federated.updates import Combined, Gatherer, Hear, expected, part_of
 from genesis.models import create_model, model_class
 from genesis.models.parameters import ParameterLayout
 from genesis.schema import Schema
@@ -330,7 +330,7 @@ class Federation:
         """
         assert self.state is not None
         assert self._layout is not None
-        gatherer = self._seen if self._sums is None else self._sums
+        gatherer: Gatherer = self._seen if self._sums is None else self._sums
         self.promise.pay_round()
         combined = gatherer.updates(
             requests,

@@ -192,18 +192,7 @@ class SecureSums:
         layout: ParameterLayout,
         hear: Hear,
     ) -> Combined:
-        """What some clients' updates come to, as a rule that is a sum combines them.
-
-        Args:
-            requests: Client id -> request to train, or to send what was trained.
-            rule: The rule.
-            state: What they start from, and have or are sent.
-            layout: Where the parts of a model are.
-            hear: Called with the replies of each step.
-
-        Raises:
-            FederationError: Too few are left.
-        """
+        """See `Gatherer`."""
         if not requests:
             raise FederationError(
                 f"secure aggregation needs at least {FEWEST} clients",

@@ -43,18 +43,7 @@ class SeenUpdates:
         layout: ParameterLayout,
         hear: Hear,
     ) -> Combined:
-        """What some clients' updates come to.
-
-        Args:
-            requests: Client id -> request to train, or to send what was trained.
-            rule: Combines them, unless a promise to hide clients does.
-            state: What they start from, and have or are sent.
-            layout: Where the parts of a model are.
-            hear: Called with the replies.
-
-        Raises:
-            FederationError: The rule needs more of them.
-        """
+        """See `Gatherer`."""
         replies = self.clients.exchange(requests) if requests else []
         hear(replies)
         failed = {reply.client_id: reply.error for reply in replies if reply.error}

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from genesis.errors import FederationError
+from genesis.federated.aggregation import Aggregator, State
 from genesis.federated.clients import read
-from genesis.federated.messages import Reply, Update, check_arrays
+from genesis.federated.messages import Reply, Request, Update, check_arrays
 from genesis.federated.vectors import places_of
 from genesis.models.parameters import ParameterLayout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Combined", "Hear", "expected", "mean_metrics", "part_of", "read_updates"]
+__all__ = ["Combined", "Gatherer", "Hear", "expected", "mean_metrics", "part_of", "read_updates"]
 
 Vector = npt.NDArray[np.float32]
 
@@ -47,6 +48,32 @@ class Combined:
     survivors: tuple[str, ...]
     failed: dict[str, str]
     metrics: dict[str, float]
+
+
+class Gatherer(Protocol):
+    """A way to gather updates: one by one (`seen_updates`), or as their sum (`secure_sums`)."""
+
+    def updates(
+        self,
+        requests: Mapping[str, Request],
+        *,
+        rule: Aggregator,
+        state: State,
+        layout: ParameterLayout,
+        hear: Hear,
+    ) -> Combined:
+        """What some clients' updates come to.
+
+        Args:
+            requests: Client id -> request to train, or to send what was trained.
+            rule: Combines them, unless a promise to hide clients does.
+            state: What they start from, and have or are sent.
+            layout: Where the parts of a model are.
+            hear: Called with the replies as they come.
+
+        Raises:
+            FederationError: There are too few of them.
+        """
 
 
 def part_of(

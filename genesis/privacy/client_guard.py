@@ -253,12 +253,4 @@ class ClientGuard:
 
     def _spend(self, event: SkellamSum) -> None:
         """Write a release down, if the promise allows it."""
-        after = self.ledger.with_event(event)
-        cost = after.epsilon(self.privacy.delta)
-        if cost > self.privacy.epsilon:
-            raise PrivacyError(
-                "this would release more than was promised",
-                got=f"ε = {cost:.4g} of {self.privacy.epsilon:g}, at δ = {self.privacy.delta:g}",
-                do="end the run here, or promise a larger epsilon in a new one",
-            )
-        self.ledger = after
+        self.ledger = self.ledger.spending([event], self.privacy.epsilon, self.privacy.delta)

@@ -526,14 +526,8 @@ class Guard:
         for event in events:
             ledger = ledger.with_event(event)
         # What was found to keep the promise when it was planned need not be computed again.
-        planned = ledger.is_within(self._allowed)
-        after = 0.0 if planned else ledger.epsilon(self.privacy.delta)
-        if after > self.privacy.epsilon:
-            raise PrivacyError(
-                "this would release more than was promised",
-                got=f"ε = {after:.4g} of {self.privacy.epsilon:g}, at δ = {self.privacy.delta:g}",
-                do="end the run here, or promise a larger epsilon in a new one",
-            )
+        if not ledger.is_within(self._allowed):
+            self.ledger.spending(events, self.privacy.epsilon, self.privacy.delta)
         if self._file is not None:
             self._file.spend(events, self.run)
         self.ledger = ledger

@@ -48,6 +48,24 @@ class Ledger:
         """What all of it costs; see `accounting.epsilon`."""
         return epsilon(self.events, delta)
 
+    def spending(self, events: Iterable[Event], epsilon: float, delta: float) -> Ledger:
+        """The ledger after more releases, if all of it costs no more than was promised.
+
+        Raises:
+            PrivacyError: It costs more.
+        """
+        after = self
+        for event in events:
+            after = after.with_event(event)
+        cost = after.epsilon(delta)
+        if cost > epsilon:
+            raise PrivacyError(
+                "this would release more than was promised",
+                got=f"ε = {cost:.4g} of {epsilon:g}, at δ = {delta:g}",
+                do="end the run here, or promise a larger epsilon in a new one",
+            )
+        return after
+
     def split(self, delta: float) -> dict[str, float]:
         """Purpose -> ε of the releases for it alone. Their sum is more than they cost together."""
         purposes = dict.fromkeys(event.purpose for event in self.events)

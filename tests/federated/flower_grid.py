@@ -71,7 +71,7 @@ class MemoryGrid(Grid):
         return Run.create_empty(TaskIdentity.run_id)
 
     def create_message(self, *args: Any, **options: Any) -> Message:
-        raise NotImplementedError
+        raise NotImplementedError  # Flower's older way to make one, which the transport never takes
 
     def get_node_ids(self) -> list[int]:
         return list(self.contexts)
@@ -110,7 +110,7 @@ class MemoryGrid(Grid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> list[Message]:
-        raise NotImplementedError
+        raise NotImplementedError  # it waits for everybody; the transport pushes and pulls
 
 
 def copied(context: Context) -> Context:
