@@ -13,11 +13,13 @@ features that a model can be conditioned on are simply the last C of the F featu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+
+from genesis.errors import ConditionError
 
 __all__ = ["Codes", "Condition", "Layout"]
 
@@ -29,10 +31,12 @@ class Layout:
     Args:
         mode_widths: Number of modes of every numeric column; its scalar is the position in a mode.
         category_widths: Number of categories of every discrete column.
+        null_modes: Whether the last mode of every numeric column is null; empty if none is.
     """
 
     mode_widths: tuple[int, ...]
     category_widths: tuple[int, ...]
+    null_modes: tuple[bool, ...] = ()
 
     @property
     def n_scalars(self) -> int:
@@ -92,12 +96,32 @@ class Condition:
 
     Args:
         allowed: Block number -> (width,) bool, the codes that a row may have there.
+        shares: Block number -> (width,) share of what decodes from each code that satisfies it, in
+            [0, 1]: of a bin that an interval cuts, for instance. All of an allowed code if missing.
         enforced: Whether a model must rule out every other code. If not, it is only told what is
             wanted where it can be told (a conditional vector), and rows may miss it.
     """
 
     allowed: dict[int, npt.NDArray[np.bool_]]
     enforced: bool = True
+    shares: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)
+
+    def evidence(self, layout: Layout) -> dict[int, npt.NDArray[np.float64]]:
+        """Block number -> (width,) chance that what decodes from each code satisfies it.
+
+        Raises:
+            ConditionError: It does not fit the layout, or allows nothing in a block.
+        """
+        found = {}
+        for block, allowed in self.allowed.items():
+            if not 0 <= block < layout.n_blocks or len(allowed) != layout.block_widths[block]:
+                raise ConditionError(f"a condition on block {block} does not fit the encoding")
+            found[block] = self.shares.get(block, np.ones(len(allowed))) * allowed
+            if not found[block].any():
+                raise ConditionError(
+                    f"a condition allows no code of block {block}", do="allow at least one"
+                )
+        return found
 
     def holds(self, codes: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
         """Which rows of codes (n, n_blocks) satisfy it: (n,) bool."""

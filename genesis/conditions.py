@@ -15,6 +15,7 @@ import pandas as pd
 from genesis.codes import Codes, Condition
 from genesis.encoding.discrete import DiscreteEncoding
 from genesis.encoding.encoder import Encoder
+from genesis.encoding.grid import GridEncoding
 from genesis.encoding.numeric import NumericEncoding
 from genesis.errors import ConditionError, nearest_names
 from genesis.schema import Column, Kind
@@ -72,9 +73,13 @@ class Where:
                 continue
             block = encoder.block_of[name]
             encoding = encoder.encodings[block]
-            if isinstance(encoding, NumericEncoding):
+            if isinstance(encoding, NumericEncoding | GridEncoding):
                 intervals = _intervals(column, wanted)
-                allowed = _allowed_modes(encoding, intervals, _asks_null(wanted))
+                if isinstance(encoding, GridEncoding):
+                    shares = _grid_shares(encoding, intervals, _asks_null(wanted))
+                    allowed, parsed.condition.shares[block] = shares > 0, shares
+                else:
+                    allowed = _allowed_modes(encoding, intervals, _asks_null(wanted))
                 parsed.intervals[block] = intervals
                 ends = [_shown(column, end) for end in (encoding.lower, encoding.upper)]
                 known = f"between {ends[0]} and {ends[1]}"
@@ -83,6 +88,8 @@ class Where:
                 accepted = _labels(encoding, wanted)
                 allowed = _allowed_labels(encoding, accepted)
                 parsed.labels[block] = accepted
+                if encoding.tail and allowed[len(encoding.labels)]:
+                    parsed.condition.shares[block] = _tail_shares(encoding, accepted)
                 few = [str(label) for label in encoding.labels[:12]]
                 known = "one of " + ", ".join(few) + (", …" if len(encoding.labels) > 12 else "")
             if not allowed.any():
@@ -107,6 +114,10 @@ class Where:
                 values: npt.NDArray[Any] = encoding.decode(
                     None, column, rng, self.labels.get(block)
                 )
+            elif isinstance(encoding, GridEncoding) and block in self.intervals:
+                values = encoding.decode_within(
+                    codes.scalars[:, block], codes.codes[:, block], self.intervals[block]
+                )
             else:
                 values = encoder.values(codes, block, rng)
             if block in self.intervals:
@@ -129,6 +140,8 @@ class Where:
         forced = dict(values)
         for block, intervals in self.intervals.items():
             encoding = encoder.encodings[block]
+            if isinstance(encoding, GridEncoding):
+                continue  # decoded within them
             assert isinstance(encoding, NumericEncoding)
             given = values[encoding.column.name].copy()
             modes = codes.codes[:, block]
@@ -263,6 +276,26 @@ def _allowed_modes(
         distance = [min(abs(middle - low), abs(middle - high)) for low, high in reaches]
         allowed[int(np.argmin(distance))] = True
     return allowed
+
+
+def _grid_shares(
+    encoding: GridEncoding, intervals: list[Interval], null: bool
+) -> npt.NDArray[np.float64]:
+    """Share of every code that is wanted: (width,)."""
+    shares = np.zeros(len(encoding.counts))
+    if encoding.n_bins:
+        shares[: encoding.n_bins] = encoding.shares(intervals)
+    if encoding.nulls:
+        shares[-1] = null
+    return shares
+
+
+def _tail_shares(encoding: DiscreteEncoding, accepted: frozenset[Label]) -> npt.NDArray[np.float64]:
+    """Share of every code that decodes to an accepted label, where the tail does in part."""
+    shares = _allowed_labels(encoding, accepted).astype(np.float64)
+    wanted = np.array([label in accepted for label in encoding.tail])
+    shares[len(encoding.labels)] = encoding.tail_counts[wanted].sum() / encoding.tail_counts.sum()
+    return shares
 
 
 def _labels(encoding: DiscreteEncoding, wanted: Any) -> frozenset[Label]:

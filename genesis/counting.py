@@ -152,6 +152,7 @@ class NumericStatistics:
         atom_counts: (a,) rows of each.
         lower: Values below, fewer than 5 rows, are drawn in to it.
         upper: The same above.
+        leaves: All bins, with their ends.
     """
 
     nulls: int
@@ -161,6 +162,7 @@ class NumericStatistics:
     atom_counts: Integers
     lower: float
     upper: float
+    leaves: Leaves
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,7 @@ def settled(
         atom_counts=counts[is_atom],
         lower=float(first[0]),
         upper=float(last[0]),
+        leaves=leaves,
     )
 
 

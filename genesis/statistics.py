@@ -62,6 +62,8 @@ Keys = npt.NDArray[np.uint64]
 
 HISTOGRAM_BITS = 7  # 128 bins in a populated power of two
 REFINE_BITS = 9  # 512 children of a heavy bin; 64 - 12 - 7 = 5 x 9 levels at most
+FINE = 1 / 5000  # share of the rows from which bins are divided where single values matter
+FINE_BINS = 1 << 16  # of a column at once, where there may be many heavy bins
 
 NUMERIC = (Kind.NUMERIC, Kind.DATETIME)
 DISCRETE = (Kind.CATEGORICAL, Kind.BOOLEAN)
@@ -145,6 +147,7 @@ class _Tree:
     """The part of the tree that is known of one column."""
 
     column: Column
+    fine: bool = False
     parents: list[int] = field(default_factory=lambda: [0])
     shift: int = 64
     bits: int = RANGE_BITS
@@ -172,7 +175,8 @@ class _Tree:
         else:
             single = _holds_one_number(low, high, self.column.decimals) | (shift == 0)
             heavy = counts >= max(math.ceil(POINT_MASS * rows), SMALL_CELL)
-            divide = heavy & ~single
+            fine = counts >= max(math.ceil(FINE * rows), SMALL_CELL)
+            divide = (fine if self.fine else heavy) & ~single
             low, high = to_grid(low, high, self.column.decimals)
             leaves = zip(
                 low[~divide], high[~divide], counts[~divide], (heavy & single)[~divide], strict=True
@@ -180,6 +184,9 @@ class _Tree:
             self.bins += [(float(a), float(b), int(n), bool(atom)) for a, b, n, atom in leaves]
         self.parents = [int(key) >> shift for key in keys[divide]]
         self.bits = HISTOGRAM_BITS if question.shift == 64 else REFINE_BITS
+        if self.fine and question.shift != 64 and self.parents:
+            room = (FINE_BINS // len(self.parents)).bit_length() - 1
+            self.bits = min(max(room, 1), REFINE_BITS, shift)
         self.shift = shift
 
     def statistics(self, nulls: int) -> NumericStatistics:
@@ -205,6 +212,8 @@ class PooledStatistics:
         private: Whether the answers come with noise. Then no more is asked than
             `planned_releases` says, decimals that are not public are asked for too, and `schema`
             has them in the end.
+        fine: Whether single values are told apart that fewer than 1 % of the rows have, down to
+            one row in 5,000. Answers with noise are as fine as the noise lets them be.
     """
 
     def __init__(
@@ -213,6 +222,7 @@ class PooledStatistics:
         labels: Iterable[Mapping[str, Sequence[Label]]],
         *,
         private: bool = False,
+        fine: bool = False,
     ) -> None:
         self.schema = schema
         self.rows = 0
@@ -221,7 +231,7 @@ class PooledStatistics:
         self._nulls: dict[str, int] = {}
         self._labels = _merge_labels(schema, labels)
         numeric = [column for column in schema if column.kind in NUMERIC]
-        self._trees = {} if private else {column.name: _Tree(column) for column in numeric}
+        self._trees = {} if private else {column.name: _Tree(column, fine) for column in numeric}
         self._noisy = {column.name: NoisyTree(column) for column in numeric} if private else {}
         self._private = private
         self._asked: list[Question] = []

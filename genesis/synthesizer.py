@@ -6,6 +6,7 @@ import dataclasses
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,15 @@ from genesis.codes import Codes
 from genesis.conditions import Where
 from genesis.devices import resolve_device
 from genesis.encoding.encoder import Encoder
-from genesis.errors import DataError, GenesisError, ModelFileError, PlanError, TrainingError
+from genesis.errors import (
+    ConditionError,
+    DataError,
+    GenesisError,
+    ModelFileError,
+    PlanError,
+    TrainingError,
+)
+from genesis.imputation import impute
 from genesis.model_file import Contents, read_file, write_file
 from genesis.models import (
     DEFAULT_EPOCHS,
@@ -25,9 +34,13 @@ from genesis.models import (
     LocalTraining,
     check_private_config,
     create_model,
+    encoder_choices,
+    is_sum_model,
     model_class,
     private_choices,
 )
+from genesis.models.sums import Budget, SumFit
+from genesis.models.sums.rows import SumRows
 from genesis.privacy.budget import Privacy
 from genesis.privacy.guard import Guard
 from genesis.privacy.one_table import (
@@ -126,14 +139,17 @@ class Synthesizer:
         guard = guard_of(self._promise)
         schema = schema_of(table, self._schema, discrete_columns, private=guard is not None)
         table = table_of(table, schema, private=guard is not None)
-        pooled = pooled_statistics(ShardStatistics(schema, table), len(table), guard)
-        encoder = Encoder.fit(pooled, max_categories=self.max_categories)
+        choices = encoder_choices(self.method)
+        statistics = ShardStatistics(schema, table)
+        pooled = pooled_statistics(statistics, len(table), guard, fine="grid" in choices)
+        encoder = Encoder.fit(pooled, max_categories=self.max_categories, **choices)
         rng = generator(self.seed, Stream.ENCODING, 0)
         codes = encoder.encode(table, rng if guard is None else secret_generator())
         model = self._adopt(encoder)
         self._complete = True
         with ProgressBar("epochs", quiet=not self.config.get("verbose")) as bar:
-            self._train(model, codes, guard, progress or bar.show)
+            learn = self._fit_sums if is_sum_model(self.method) else self._train
+            learn(model, codes, guard, progress or bar.show)
         self.privacy = table_report(
             guard, public_schema=self._schema is not None, gradients=model.private_gradients
         )
@@ -168,6 +184,37 @@ class Synthesizer:
                 ) from error
             self.losses.append(losses)
             progress(epoch + 1, epochs, losses)
+
+    def _fit_sums(
+        self, model: GenerativeModel, codes: Codes, guard: Guard | None, progress: Progress
+    ) -> None:
+        """A model from sums over the rows, in as many rounds as config["epochs"] says."""
+        encoder, cls = self.encoder, model_class(self.method)
+        config = dataclasses.asdict(model.config)
+        budget = None
+        if guard is not None:
+            budget = Budget(guard.plan_sums(cls.releases(encoder.layout, config)).rho)
+        fit: SumFit = cls.fit(
+            encoder.layout,
+            config,
+            rows=encoder.rows,
+            frequencies=encoder.frequencies,
+            n_rounds=config["epochs"],
+            seed=self.seed,
+            device=self.device,
+            budget=budget,
+        )
+        rows = SumRows(encoder.layout, codes, self.device)
+        self.losses = []
+        while (question := fit.question()) is not None:
+            exact = partial(cls.answer, rows, question)
+            answered = (exact(), 0.0) if guard is None else guard.answer_sum(question, exact)
+            losses = fit.take(*answered)
+            if losses is not None:
+                self.losses.append(dict(losses))
+                progress(len(self.losses), fit.n_rounds, losses)
+        self.config = fit.config
+        self._adopt(encoder).set_vector(fit.vector)
 
     @property
     def epsilon(self) -> float | None:
@@ -275,11 +322,7 @@ class Synthesizer:
             raise PlanError("the number of rows must be a whole number of at least 0", got=repr(n))
         encoder = self.encoder
         asked = Where.parse(where or {}, encoder)
-        if seed is None:
-            rng = generator(self.seed, Stream.GENERATION, 0, self._calls)
-            self._calls += 1
-        else:
-            rng = generator(check_seed(seed), Stream.GENERATION, 1)
+        rng = self._stream(seed, 1)
         values: dict[str, npt.NDArray[Any]] = {}
         for start in range(0, max(n, 1), CHUNK_ROWS):
             chunk = slice(start, min(start + CHUNK_ROWS, n))
@@ -289,12 +332,41 @@ class Synthesizer:
                 values[name][chunk] = part
         return encoder.assemble(values, n, rng)
 
+    def impute(self, table: pd.DataFrame, seed: int | None = None) -> pd.DataFrame:
+        """Fill the nulls of a table, each drawn given what is known of its row.
+
+        Args:
+            table: Any number of rows, with all or some of the columns that were learned. What was
+                never seen in them counts as unknown, and stays.
+            seed: Decides what is filled in; None as in `generate`.
+
+        Returns:
+            A copy whose other cells, columns and index are the same. Ids are left as they are.
+            What becomes of types: see `imputation.impute`.
+
+        Raises:
+            PlanError: The method cannot do so, seed is negative, or nothing was fitted yet.
+            SchemaError: The table has a column that was not learned.
+            DataError: A value is not of its column's kind.
+        """
+        encoder, model = self.encoder, self.model
+        return impute(table, encoder, model, self._stream(seed, 2))
+
+    def _stream(self, seed: int | None, use: int) -> np.random.Generator:
+        """The random numbers of a call: of a seed for one use of it, or others in every call."""
+        if seed is not None:
+            return generator(check_seed(seed), Stream.GENERATION, use)
+        self._calls += 1
+        return generator(self.seed, Stream.GENERATION, 0, self._calls - 1)
+
     def _values(
         self, n: int, asked: Where, rng: np.random.Generator
     ) -> dict[str, npt.NDArray[Any]]:
         """Decoded columns of n rows that satisfy what is asked."""
         if not asked.condition.allowed or n == 0:
             return asked.values(self.encoder, self.model.generate(n, None, rng), rng)[0]
+        if is_sum_model(self.method):
+            return self._exact_values(n, asked, rng)
         # Rows that come out right by themselves have the right company in their other columns, so
         # the model is first told the condition and its misses are thrown away. What is rare for the
         # model is then enforced, code by code.
@@ -315,6 +387,21 @@ class Synthesizer:
         joined = {name: np.concatenate([each[name] for each in found]) for name in found[0]}
         # Found and enforced rows stand one after the other; mixed, any part of them is a sample.
         return _rows(joined, rng.permutation(n))
+
+    def _exact_values(
+        self, n: int, asked: Where, rng: np.random.Generator
+    ) -> dict[str, npt.NDArray[Any]]:
+        """The same of a model that knows which rows satisfy a condition."""
+        try:
+            codes = self.model.generate(n, asked.condition, rng)
+        except ConditionError as error:
+            blocks = asked.condition.allowed
+            names = ", ".join(self.encoder.encodings[block].column.name for block in blocks)
+            raise ConditionError(
+                f"no row can have what is asked of {names} together",
+                do="ask for less of one of them",
+            ) from error
+        return asked.values(self.encoder, codes, rng)[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file: generator, encoder and schema; no row, and no critic.

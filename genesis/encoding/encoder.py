@@ -15,6 +15,7 @@ import pandas as pd
 from genesis.codes import Codes, Layout
 from genesis.encoding import ColumnEncoding
 from genesis.encoding.discrete import DiscreteEncoding
+from genesis.encoding.grid import GridEncoding
 from genesis.encoding.numeric import NumericEncoding
 from genesis.errors import SchemaError
 from genesis.mixtures import fit_mixtures
@@ -51,12 +52,22 @@ class Encoder:
         self.layout = Layout(
             mode_widths=tuple(len(e.counts) for e in self.encodings if e.has_scalar),
             category_widths=tuple(len(e.counts) for e in self.encodings if not e.has_scalar),
+            null_modes=tuple(
+                e.nulls > 0
+                for e in self.encodings
+                if isinstance(e, NumericEncoding | GridEncoding) and e.has_scalar
+            ),
         )
         self.block_of = {e.column.name: i for i, e in enumerate(self.encodings)}
 
     @classmethod
     def fit(
-        cls, statistics: PooledStatistics, *, max_categories: int = 1000, max_modes: int = 10
+        cls,
+        statistics: PooledStatistics,
+        *,
+        max_categories: int = 1000,
+        max_modes: int = 10,
+        grid: int | None = None,
     ) -> Encoder:
         """Fit on pooled statistics.
 
@@ -64,8 +75,9 @@ class Encoder:
             statistics: Sums of all shards, with no question left.
             max_categories: Labels of a column that get a code of their own; the rest share one.
             max_modes: Gaussian modes of a numeric column.
+            grid: Bins of a numeric column, for models that learn bins instead of modes.
         """
-        numeric = [c for c in statistics.schema if c.kind in NUMERIC]
+        numeric = [c for c in statistics.schema if c.kind in NUMERIC and grid is None]
         inner = [c for c in numeric if len(statistics.numeric[c.name].counts)]
         histograms = [_coarsen(statistics.numeric[c.name]) for c in inner]
         fitted = fit_mixtures(
@@ -75,7 +87,9 @@ class Encoder:
         encodings: list[ColumnEncoding] = []
         for column in statistics.schema:
             name = column.name
-            if column.kind in NUMERIC:
+            if column.kind in NUMERIC and grid is not None:
+                encodings.append(GridEncoding.build(column, statistics.numeric[name], grid))
+            elif column.kind in NUMERIC:
                 encodings.append(
                     NumericEncoding.build(column, statistics.numeric[name], mixtures.get(name))
                 )
@@ -166,7 +180,10 @@ class Encoder:
     def from_dict(cls, values: Mapping[str, Any]) -> Encoder:
         """The inverse of `to_dict`."""
         schema = Schema.from_dict(values["schema"])
-        kinds: dict[str, Any] = {"numeric": NumericEncoding, "discrete": DiscreteEncoding}
+        kinds: dict[str, Any] = {
+            encoding.kind: encoding
+            for encoding in (NumericEncoding, GridEncoding, DiscreteEncoding)
+        }
         encodings = [
             kinds[each["kind"]].from_dict(schema[each["column"]], each)
             for each in values["columns"]
@@ -184,7 +201,7 @@ class Encoder:
             == [replace(c, decimals=None) for c in schema]
             and len({c.name for c in columns}) == len(columns)
             and all(
-                e.column.kind in (NUMERIC if isinstance(e, NumericEncoding) else DISCRETE)
+                e.column.kind in (DISCRETE if isinstance(e, DiscreteEncoding) else NUMERIC)
                 and e.is_sound
                 for e in self.encodings
             )

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from genesis.encoding.encoder import Encoder
+from genesis.encoding.grid import GridEncoding
 from genesis.encoding.numeric import NumericEncoding
 from genesis.errors import FederationError, GenesisError, SchemaError, printable
 from genesis.federated.clients import MOST_ROWS, Clients, read
@@ -109,6 +110,8 @@ def fit_encoder(
     max_categories: int,
     promise: RunPromise,
     sums: SecureSums | None = None,
+    *,
+    grid: int | None = None,
 ) -> Encoder:
     """Count until everything is known of the pooled table, then fit on the sums.
 
@@ -118,6 +121,7 @@ def fit_encoder(
         max_categories: Categories of a column with a slot of their own.
         promise: What the run promises.
         sums: Secure aggregation; without, the server adds up what each client counts.
+        grid: See `Encoder.fit`.
 
     Raises:
         SchemaError: A client's table does not fit the schema, or there are fewer than two rows.
@@ -125,7 +129,7 @@ def fit_encoder(
     """
     promise.check_schema(schema)
     labels = ask_labels(clients, schema, promise, sums)
-    pooled = PooledStatistics(schema, labels, private=promise.is_private)
+    pooled = PooledStatistics(schema, labels, private=promise.is_private, fine=grid is not None)
     while questions := pooled.questions():
         asked: dict[str, Any] = {"questions": [question.to_dict() for question in questions]}
         if promise.is_private:
@@ -143,7 +147,7 @@ def fit_encoder(
             "there is too little to learn from", got=f"{pooled.rows} row", do="add rows"
         )
     with _fitting():
-        encoder = Encoder.fit(pooled, max_categories=max_categories)
+        encoder = Encoder.fit(pooled, max_categories=max_categories, grid=grid)
         _try_out(encoder)
     return encoder
 
@@ -213,7 +217,7 @@ def _try_out(encoder: Encoder) -> None:
     """
     json.dumps(encoder.to_dict(), allow_nan=False)
     for encoding in encoder.encodings:
-        if isinstance(encoding, NumericEncoding):
+        if isinstance(encoding, NumericEncoding | GridEncoding):
             column = encoding.column
             ends = ((encoding.lower, column.lower), (encoding.upper, column.upper))
             counted = [end for end, stated in ends if stated is None]

@@ -46,7 +46,8 @@ class Checkpoint:
         used: Clients whose last update was used.
         promise: What the run promises and has released, see `RunPromise.to_dict`.
         sums: What secure aggregation must know, see `SecureSums.to_dict`.
-        tensors: What of the promise is no JSON.
+        fit: What a fit from sums goes on from, see `SumFit.to_state`.
+        tensors: What of the promise and of the fit is no JSON.
         directory: Where the clients' parts are, once read.
     """
 
@@ -60,6 +61,7 @@ class Checkpoint:
     used: frozenset[str]
     promise: Mapping[str, Any] = field(default_factory=dict)
     sums: Mapping[str, Any] = field(default_factory=dict)
+    fit: Mapping[str, Any] = field(default_factory=dict)
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     directory: Path | None = None
 
@@ -85,6 +87,7 @@ class Checkpoint:
             "used": sorted(self.used),
             "promise": dict(self.promise),
             "sums": dict(self.sums),
+            "fit": dict(self.fit),
         }
         tensors = {**self.state.to_tensors(), **self.tensors}
         write_file(directory / FILE, Contents("checkpoint", meta, tensors))
@@ -117,6 +120,7 @@ class Checkpoint:
                 used=frozenset(meta["used"]),
                 promise=meta["promise"],
                 sums=meta.get("sums", {}),
+                fit=meta.get("fit", {}),
                 tensors=contents.tensors,
                 directory=folder_of_round(directory, len(reports)),
             )

@@ -12,7 +12,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,10 +35,14 @@ from genesis.privacy.client_level import WEIGHT
 from genesis.privacy.dp_sgd import PrivateSteps
 from genesis.privacy.guard import Guard
 from genesis.privacy.ledger import LedgerFile
+from genesis.privacy.sums import Release
 from genesis.schema import Schema
 from genesis.statistics import Question, ShardStatistics
 from genesis.tables import make_private_folder, write_private
 from genesis.values import Label
+
+if TYPE_CHECKING:
+    from genesis.models.sums import Question as SumQuestion
 
 __all__ = ["ClientPromise"]
 
@@ -253,6 +257,52 @@ class ClientPromise:
             return rows
         # A client that is asked again remembers what it said; one that cannot, waits for its part.
         return self.guard.rows if known else self.guard.count_rows(rows)
+
+    # --- sums ---
+
+    def plan_sums(self, releases: Sequence[Release]) -> None:
+        """Divide what is left of a promise about records among the answers of a fit.
+
+        Args:
+            releases: As `Guard.plan_sums` wants them; none if the model takes no part in a promise.
+
+        Raises:
+            PrivacyError: It leaves too little, or the model's sums keep no promise.
+        """
+        if self.is_private and not releases:
+            raise PrivacyError(
+                "no noise hides what a row adds to the sums of this model",
+                do="choose the method marginals, or one that is trained in steps",
+            )
+        if self.hidden:
+            raise PrivacyError(
+                "sums over the rows hide rows, not whole clients", do='use unit "record"'
+            )
+        if self.guard is not None:
+            self.guard.plan_sums(releases)
+
+    def sum(
+        self,
+        question: SumQuestion,
+        exact: Callable[[], npt.NDArray[np.int64]],
+        cohort: Sequence[str] | None = None,
+    ) -> tuple[npt.NDArray[np.int64], dict[str, Any]]:
+        """What the rows add up to, as it may be told; with the deviation of the noise in it.
+
+        Args:
+            question: What is asked.
+            exact: Adds it up.
+            cohort: Ids of the clients over whom it is summed in secret, if it is.
+
+        Raises:
+            PrivacyError: It may not.
+        """
+        if self.hidden:
+            raise PrivacyError("sums over the rows were asked for before they were planned")
+        if self.guard is None:
+            return exact(), {"deviation": 0.0}
+        counts, deviation = self.guard.answer_sum(question, exact, cohort=cohort)
+        return counts, {"deviation": deviation}
 
     # --- training ---
 

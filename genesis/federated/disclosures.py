@@ -30,7 +30,7 @@ from genesis.tables import make_private_folder, write_private
 __all__ = ["ALL", "MEMORY", "STATISTICS", "Disclosures", "named_parts"]
 
 MEMORY = "secure.json"  # the file, beside the client's checkpoints
-STATISTICS = ("count", *LABEL_SUMS)  # sums of all clients, which they may be asked for again
+STATISTICS = ("count", "sums", *LABEL_SUMS)  # of all clients, who may be asked for them again
 ALL = "*"  # in place of the names of all parts of a model
 
 

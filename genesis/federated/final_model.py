@@ -33,7 +33,7 @@ def final_model(
     meta = prepared.meta
     return Synthesizer.of_parameters(
         meta["method"],
-        meta["config"],
+        finish.meta.get("config", meta["config"]),
         Encoder.from_dict(meta["encoder"]),
         torch.from_numpy(finish.arrays["vector"].copy()),
         seed=meta["seed"],

@@ -14,12 +14,34 @@ from typing import Any
 from genesis.errors import PlanError, nearest_names
 from genesis.federated.aggregation import Aggregator, CombineFunction, create_aggregator, is_sum
 from genesis.federated.secagg import FEWEST, scheme
-from genesis.models import DEFAULT_EPOCHS, check_private_config, model_class, private_choices
+from genesis.models import (
+    DEFAULT_EPOCHS,
+    check_private_config,
+    default_rounds,
+    is_sum_model,
+    model_class,
+    private_choices,
+)
 from genesis.privacy.budget import Privacy
 
 __all__ = ["Plan", "check_number", "check_whole", "read_choices"]
 
 SCHEDULES = ("constant", "cosine", "step")
+OF_TRAINING = (
+    "aggregation",
+    "batch_size",
+    "client_fraction",
+    "clip_per_layer",
+    "learning_rate",
+    "local_epochs",
+    "lr_schedule",
+    "max_grad_norm",
+    "proximal_mu",
+    "sync_every",
+    "synchronize",
+)
+"""Choices about models that are trained in steps."""
+
 SYNCHRONIZE = ("both", "generator", "discriminator")
 LEAST = {
     "n_rounds": 1,
@@ -38,9 +60,10 @@ class Plan:
     """Every choice of a federated run.
 
     Args:
-        method: The model: "ctgan" or "tvae".
-        config: Its arguments, those of `ctgan.CTGAN` and `ctgan.TVAE`.
-        n_rounds: Rounds of local training and aggregation.
+        method: The model: "ctgan", "tvae", or one of `models.SUM_MODELS`.
+        config: Its arguments; those of `ctgan.CTGAN` and `ctgan.TVAE` for the first two.
+        n_rounds: Rounds of local training and aggregation, or passes over the rows of a model that
+            is fitted from sums; None for 10, or the model's own number.
         local_epochs: Epochs of each client in each round; `config["epochs"] // n_rounds` if None,
             at least 1.
         batch_size: Rows of a step; if None it follows the shard, see `choices.batch_size_for`.
@@ -78,7 +101,7 @@ class Plan:
 
     method: str = "ctgan"
     config: Mapping[str, Any] = field(default_factory=dict)
-    n_rounds: int = 10
+    n_rounds: int = None  # type: ignore[assignment]  # until the method is known
     local_epochs: int | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
@@ -114,6 +137,8 @@ class Plan:
         object.__setattr__(self, "discrete_columns", tuple(self.discrete_columns))
         if self.seed is None:
             object.__setattr__(self, "seed", secrets.randbits(32))
+        if self.n_rounds is None:
+            object.__setattr__(self, "n_rounds", default_rounds(self.method, self.config))
         for name, least in LEAST.items():
             object.__setattr__(self, name, check_whole(name, getattr(self, name), least))
         check_number("client_fraction", self.client_fraction, most=1)
@@ -132,6 +157,8 @@ class Plan:
         model_class(self.method).check_config(self.model_config)
         if self.synchronize == "discriminator" and self.method == "tvae":
             raise PlanError("tvae has no discriminator", do="synchronize 'both' or 'generator'")
+        if is_sum_model(self.method):
+            self._check_sums()
         rule = self.aggregator()
         if rule.control_variates and (self.synchronize != "both" or self.sync_every > 1):
             raise PlanError(
@@ -141,6 +168,17 @@ class Plan:
             )
         self._check_secure(rule)
         self._check_promise(rule)
+
+    def _check_sums(self) -> None:
+        """Refuse choices about local training and averaging, of which there is none."""
+        usual = {field.name: field.default for field in dataclasses.fields(self)}
+        for name in OF_TRAINING:
+            if getattr(self, name) != usual[name]:
+                raise PlanError(
+                    f"{self.method} is fitted from sums over the rows, so {name} says nothing",
+                    got=repr(getattr(self, name)),
+                    do="leave it out, or choose ctgan or tvae",
+                )
 
     def _check_secure(self, rule: Aggregator) -> None:
         """Refuse choices that need more than sums, or that leave too few clients to hide among."""
@@ -248,6 +286,12 @@ class Plan:
                 do="choose fedavg, or another rule",
             )
         if promise.unit == "client":
+            if is_sum_model(self.method):
+                raise PlanError(
+                    "sums over the rows hide rows, not whole clients",
+                    got=f'method "{self.method}" and unit "client"',
+                    do='use unit "record", or choose ctgan or tvae',
+                )
             self._check_client_level(rule)
             return
         check_private_config(self.method, self.config)

@@ -22,6 +22,7 @@ from genesis.errors import FederationError, ModelFileError, PrivacyError
 from genesis.federated.clients import read
 from genesis.federated.messages import Reply, Update
 from genesis.federated.secagg import threshold_of
+from genesis.models.sums import Budget
 from genesis.privacy.budget import Privacy
 from genesis.privacy.client_level import (
     COUNTS,
@@ -34,9 +35,11 @@ from genesis.privacy.client_level import (
 )
 from genesis.privacy.distributed import NoisySum, shared_counts
 from genesis.privacy.events import Event, Gaussian, repeated
+from genesis.privacy.guard import Statistics
 from genesis.privacy.ledger import Ledger
 from genesis.privacy.noise import Noise
 from genesis.privacy.report import client_report, record_report
+from genesis.privacy.sums import Release, Sums
 from genesis.schema import Schema
 
 __all__ = ["RunPromise"]
@@ -156,6 +159,24 @@ class RunPromise:
             FederationError: A client says something impossible.
         """
         return sum(read(reply, lambda meta: _rows(meta["rows"])) for reply in replies)
+
+    def budget(self, schema: Schema, releases: Sequence[Release], clients: int) -> Budget | None:
+        """What the plan's promise leaves for the answers of a fit; None where it promises nothing.
+
+        Args:
+            schema: The columns.
+            releases: What the fit asks for.
+            clients: Number of clients, each of which adds as much noise as the plan makes it.
+
+        Raises:
+            PrivacyError: It leaves nothing.
+        """
+        if self.privacy is None or self.hides_clients:
+            return None
+        promise = self.privacy.among(clients)
+        spent = Statistics.planned(schema, promise).events
+        shares = promise.honest(clients) if promise.needs_secure_aggregation else 1
+        return Budget(Sums.planned(spent, promise, tuple(releases)).rho, clients / shares)
 
     # --- whole clients ---
 

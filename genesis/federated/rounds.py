@@ -35,9 +35,10 @@ from genesis.federated.plan import Plan
 from genesis.federated.promise import RunPromise
 from genesis.federated.secure_sums import SecureSums
 from genesis.federated.seen_updates import SeenUpdates
+from genesis.federated.sum_rounds import SumRounds
 from genesis.federated.transport import Transport
 from genesis.federated.updates import Combined, Gatherer, Hear, expected, part_of
-from genesis.models import create_model, model_class
+from genesis.models import create_model, encoder_choices, is_sum_model, model_class
 from genesis.models.parameters import ParameterLayout
 from genesis.schema import Schema
 from genesis.seeding import Stream, generator
@@ -79,6 +80,7 @@ class Federation:
     _last_cohort: frozenset[str] = field(default=frozenset(), init=False)
     _used: frozenset[str] = field(default=frozenset(), init=False)
     _layout: ParameterLayout | None = field(default=None, init=False)
+    _fit: SumRounds | None = field(default=None, init=False)  # of a model that is fitted from sums
     _stop: str | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -108,7 +110,12 @@ class Federation:
             self._begin_sums(checkpoint)
             if checkpoint is None:
                 self.encoder = fit_encoder(
-                    self.clients, self._agree(), self.plan.max_categories, self.promise, self._sums
+                    self.clients,
+                    self._agree(),
+                    self.plan.max_categories,
+                    self.promise,
+                    self._sums,
+                    **encoder_choices(self.plan.method),
                 )
             else:
                 self.encoder = checkpoint.encoder
@@ -121,11 +128,11 @@ class Federation:
             for callback in self.callbacks:
                 callback.on_run_start(self)
             with self._timed("training"):
-                for round in range(len(self.reports), self.plan.n_rounds):
+                while not self._done:
                     if self._stop:
-                        log.info("stopped before round %d: %s", round + 1, self._stop)
+                        log.info("stopped before round %d: %s", len(self.reports) + 1, self._stop)
                         break
-                    self.reports.append(self._play(round))
+                    self.reports.append(self._play(len(self.reports)))
                     for callback in self.callbacks:
                         callback.on_round_complete(self, self.reports[-1])
         finally:
@@ -141,8 +148,15 @@ class Federation:
 
     @property
     def n_rounds(self) -> int:
-        """Rounds of the plan."""
-        return self.plan.n_rounds
+        """Rounds of the plan, or as many as a fit from sums takes."""
+        return self.plan.n_rounds if self._fit is None else self._fit.fit.n_rounds
+
+    @property
+    def _done(self) -> bool:
+        """Whether there is nothing left to train."""
+        if self._fit is not None:
+            return self._fit.done
+        return len(self.reports) >= self.plan.n_rounds
 
     @property
     def private(self) -> bool:
@@ -174,6 +188,7 @@ class Federation:
         assert self.state is not None
         directory = Path(directory)
         rounds = len(self.reports)
+        fit, tensors = ({}, {}) if self._fit is None else self._fit.to_state()
         request = Request(
             "checkpoint",
             meta={"rounds": rounds},
@@ -200,7 +215,8 @@ class Federation:
             used=self._used,
             promise=self.promise.to_dict(),
             sums={} if self._sums is None else self._sums.to_dict(),
-            tensors=self.promise.to_tensors(),
+            fit=fit,
+            tensors=self.promise.to_tensors() | tensors,
         ).write(directory)
 
     # --- before the rounds ---
@@ -225,7 +241,9 @@ class Federation:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config of the model, which private clients can ask something of."""
+        """The config of the model: with what a fit has chosen, or what private clients need."""
+        if self._fit is not None:
+            return self._fit.fit.config
         return self.plan.config_for(private=self.promise.hides_records)
 
     @property
@@ -283,12 +301,33 @@ class Federation:
                     f"client '{reply.client_id}' builds another model from the same plan",
                     do="give server and clients the same version",
                 )
+        if is_sum_model(self.plan.method):
+            self._fit = self._new_fit()
+            self.state = State(self._fit.fit.vector)
+
+    def _new_fit(self) -> SumRounds:
+        """The fit of a model from sums, before its first question."""
+        assert self.encoder is not None
+        model, layout = model_class(self.plan.method), self.encoder.layout
+        releases = model.releases(layout, self.plan.model_config)
+        fit = model.fit(
+            layout,
+            self.plan.model_config,
+            rows=self.encoder.rows,
+            frequencies=self.encoder.frequencies,
+            n_rounds=self.plan.n_rounds,
+            seed=self.seed,
+            budget=self.promise.budget(self.encoder.schema, releases, len(self.clients)),
+        )
+        return SumRounds(fit, self.clients, self.promise, self._sums)
 
     def _begin(self, checkpoint: Checkpoint | None) -> None:
         """Start from the checkpoint, if there is one."""
         if checkpoint is None:
             return
         self.state = checkpoint.state
+        if self._fit is not None:
+            self._fit.restore(checkpoint.fit, checkpoint.tensors)
         self.reports = list(checkpoint.reports)
         self._last_cohort, self._used = checkpoint.last_cohort, checkpoint.used
         request = Request("restore", local={"directory": checkpoint.directory})
@@ -298,6 +337,8 @@ class Federation:
 
     def _play(self, round: int) -> RoundReport:
         """One round: parameters out, local training, parameters back, one step of the rule."""
+        if self._fit is not None:
+            return self._play_sums(self._fit, round)
         started = time.perf_counter()
         cohort = self._cohort(round)
         requests = self._training_requests(round, cohort)
@@ -321,6 +362,13 @@ class Federation:
             dropped=dropped,
             seconds=time.perf_counter() - started,
         )
+
+    def _play_sums(self, fit: SumRounds, round: int) -> RoundReport:
+        """One round of a fit: questions out, sums back."""
+        report = fit.play(round)
+        self.state = State(fit.fit.vector)
+        self._last_cohort = frozenset(report.clients)
+        return report
 
     def _combine(self, requests: Mapping[str, Request], what: str, hear: Hear) -> Combined:
         """What the updates come to that some clients are asked for.
@@ -370,7 +418,7 @@ class Federation:
 
     def _average_rest(self) -> None:
         """Average what a run that was stopped early has not, as its last round would have."""
-        if not self.reports:
+        if not self.reports or self._fit is not None:
             return
         sent = self.plan.synchronized(len(self.reports) - 1)
         wanted = self.plan.synchronized(self.plan.n_rounds - 1)
@@ -456,11 +504,12 @@ class Federation:
         """Every client receives the final parameters."""
         assert self.state is not None
         arrays = {"vector": self.state.vector.cpu().numpy()}
+        meta = {"privacy": self.privacy}
+        if self._fit is not None:
+            meta["config"] = self.config
         took = {
             reply.client_id
-            for reply in self.clients.ask(
-                Request("finish", meta={"privacy": self.privacy}, arrays=arrays)
-            )
+            for reply in self.clients.ask(Request("finish", meta=meta, arrays=arrays))
             if not reply.error
         }
         for client in sorted(set(self.clients.names) - took):

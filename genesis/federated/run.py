@@ -108,6 +108,10 @@ class FederatedRun:
         """Generate n rows; see `Synthesizer.generate`."""
         return self.model.generate(n, where, seed)
 
+    def impute(self, table: pd.DataFrame, seed: int | None = None) -> pd.DataFrame:
+        """Fill the nulls of a table; see `Synthesizer.impute`."""
+        return self.model.impute(table, seed)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model file; see `Synthesizer.save`."""
         self.model.save(path)

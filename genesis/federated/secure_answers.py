@@ -98,6 +98,8 @@ class Answers:
         """
         if inner.kind in LABEL_SUMS:
             vector: Ring = self.labels.vector(inner.kind, inner.meta)
+        elif inner.kind == "sums":
+            vector = reply.arrays["sums"].astype(np.uint64)
         elif inner.kind == "count":
             vector = count_vector(reply.arrays["counts"], int(reply.meta["rows"]))
         elif self._shard.promise.whole is not None:

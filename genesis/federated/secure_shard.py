@@ -40,7 +40,7 @@ from genesis.federated.secagg import (
 from genesis.federated.secagg.identity import Identity, Trust, key_text, read_key
 from genesis.federated.secagg.purpose import Agreed, purpose
 from genesis.federated.secure_answers import Answers
-from genesis.federated.secure_labels import OwnLabels
+from genesis.federated.secure_labels import LABEL_SUMS, OwnLabels
 from genesis.federated.shard import Shard
 from genesis.schema import Schema
 
@@ -49,6 +49,7 @@ __all__ = ["SecureShard"]
 log = logging.getLogger(__name__)
 
 SUMMED = (*STATISTICS, "train", "collect")  # requests whose answers are added up
+UNENCODED = (*LABEL_SUMS, "count")  # statistics that need no encoder
 SETUP = ("labels", "prepare")  # what statistics build on, and what training builds on besides
 HIDDEN: dict[str, dict[str, Any]] = {
     "labels": {"labels": {}},
@@ -249,7 +250,7 @@ class SecureShard:
         kind, round = str(told["kind"]), int(told["round"])
         if kind not in SUMMED:
             raise FederationError("a sum of what cannot be summed was asked for")
-        if not self._set_up >= set(SETUP[: 1 if kind in STATISTICS else 2]):
+        if not self._set_up >= set(SETUP[: 1 if kind in UNENCODED else 2]):
             raise FederationError("a sum was asked for before all clients were told the same")
         arrays = {name: array for name, array in request.arrays.items() if name != "message"}
         inner = Request(kind, round, told["meta"], arrays)
@@ -277,6 +278,9 @@ class SecureShard:
             arrays.append(self.shard.known(parts)[0])
         if "control" in inner.arrays:
             arrays.append(inner.arrays["control"])
+        if inner.kind == "sums":
+            # Under other parameters than the others', this client's rows could stand out.
+            arrays += [inner.arrays[name] for name in sorted(inner.arrays)]
         return purpose(self._agreed, inner.kind, inner.round, inner.meta, arrays)
 
     def _agreed_sum(self, meta: Mapping[str, Any], inner: Request | None) -> Sum:

@@ -130,7 +130,8 @@ class SecureSums:
         self.note(request)
         self.measured, self.noisy = measured, noisy
         named = (v for k, v in vars(config).items() if k.endswith(("_lr", "learning_rate")))
-        self._learning_rate = max(rate for rate in named if rate is not None)
+        rates = [rate for rate in named if rate is not None]
+        self._learning_rate = max(rates, default=USUAL_RATE)
 
     def note(self, request: Request) -> None:
         """Remember a request that sets all clients up: sums are bound to it."""
@@ -156,6 +157,23 @@ class SecureSums:
         counts, rows = read_counts(summed.total)
         return counts, rows, list(summed.replies)
 
+    def answers(self, request: Request, size: int) -> tuple[npt.NDArray[np.int64], list[Reply]]:
+        """The sum of all clients' answers to a question of a fit.
+
+        Args:
+            request: The question.
+            size: Numbers in an answer.
+
+        Returns:
+            (size,) the sum; the replies, without answers.
+
+        Raises:
+            GenesisError: What a client failed with.
+            FederationError: A client was away.
+        """
+        summed = self._of_all(request, size)
+        return summed.total, list(summed.replies)
+
     def labels(self) -> dict[str, list[Label]]:
         """The labels that occur at any client, of each column in which there are any.
 
@@ -171,7 +189,8 @@ class SecureSums:
 
     def _of_all(self, request: Request, length: int) -> _Summed:
         """A sum of statistics, which needs everybody."""
-        digest = purpose(self._agreed, request.kind, request.round, request.meta)
+        arrays = [request.arrays[name] for name in sorted(request.arrays)]
+        digest = purpose(self._agreed, request.kind, request.round, request.meta, arrays)
         for attempt in range(1, ATTEMPTS + 1):
             sum = self._next(self.clients.names, digest, length=length, bits=64, complete=True)
             try:
@@ -180,7 +199,7 @@ class SecureSums:
                 if attempt == ATTEMPTS:
                     raise
                 # Harmless: it is the sum over the same clients again, or no sum at all.
-                log.warning("a client was away while values were counted; counting them again")
+                log.warning("a client was away while values were added up; doing it again")
         raise AssertionError("unreachable")
 
     def updates(

@@ -8,6 +8,7 @@ The rows never leave the shard. What does, in the order of a run:
     prepare     the number of its rows; then it has encoded them
     train       parameters after local training, and losses
     collect     parameters that it has trained and not sent, when a run is stopped early
+    sums        what its rows add up to, for a model that is fitted from sums
     checkpoint  nothing: it keeps what it remembers in a file of its own
     restore     nothing: it has read that file
     finish      nothing: it has received the final model
@@ -18,9 +19,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -47,7 +49,16 @@ from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts, read_part, write_part
 from genesis.federated.secagg.purpose import FRESH, after
 from genesis.federated.vectors import clipped, places_of, tensor_sizes, write_parts
-from genesis.models import GenerativeModel, LocalTraining, create_model
+from genesis.models import (
+    GenerativeModel,
+    LocalTraining,
+    create_model,
+    is_sum_model,
+    model_class,
+)
+from genesis.models.sums import Question as SumQuestion
+from genesis.models.sums import SumModel
+from genesis.models.sums.rows import SumRows
 from genesis.privacy.budget import Privacy
 from genesis.privacy.dp_sgd import PrivateSteps
 from genesis.privacy.guard import Guard, check_kinds
@@ -114,6 +125,7 @@ class Shard:
         self._statistics: ShardStatistics | None = None
         self._codes: Codes | None = None
         self._model: GenerativeModel | None = None
+        self._sum_rows: SumRows | None = None  # the same rows, if the model is fitted from sums
         self._seed: tuple[int, ...] = ()
         self._batch_size = FULL_BATCH
         self._known: Tensor | None = None  # parameters as the server last gave them
@@ -130,6 +142,7 @@ class Shard:
             "prepare": self._prepare,
             "train": self._train,
             "collect": self._collect,
+            "sums": self._sums,
             "checkpoint": self._checkpoint,
             "restore": self._restore,
             "finish": self._finish,
@@ -259,7 +272,8 @@ class Shard:
             if schema is None or not encoder.suits(schema):
                 # Where a certain value broke it, whether it breaks would tell of that value.
                 raise FederationError("the encoder is not of the schema that was agreed on")
-        config = self._choices.applied_to(meta["config"])
+        summed = is_sum_model(meta["method"])
+        config = dict(meta["config"]) if summed else self._choices.applied_to(meta["config"])
         self.promise.check(meta)
         self._number = int(meta["number"])
         self._seed = key(meta["seed"], Stream.TRAINING, self._number)
@@ -277,7 +291,11 @@ class Shard:
             frequencies=encoder.frequencies,
         )
         rows = self.promise.rows(len(self._codes), known=bool(meta.get("known")))
-        if self._guard is not None:
+        self._sum_rows = None
+        if summed:
+            self._sum_rows = SumRows(encoder.layout, self._codes, self._device)
+            self.promise.plan_sums(model_class(meta["method"]).releases(encoder.layout, config))
+        elif self._guard is not None:
             self._batch_size = private_batch_size(config)
             if rows is not None:
                 epochs = (self._choices.local_epochs or meta["epochs"]) * meta["rounds"]
@@ -410,6 +428,30 @@ class Shard:
             n_rounds=int(request.meta["rounds"]),
         )
 
+    def _sums(self, request: Request) -> Reply:
+        """What the rows add up to; the same numbers whenever the same is asked."""
+        model, _ = self._ready()
+        rows, meta = self._sum_rows, request.meta
+        if rows is None:
+            raise FederationError(f"{model.name} is not fitted from sums")
+        question = SumQuestion(
+            kind=meta["question"],
+            size=int(meta["size"]),
+            meta=meta["meta"],
+            arrays={
+                name: request.arrays[name].reshape(shape) for name, shape in meta["shapes"].items()
+            },
+            norm=math.inf if meta["norm"] is None else float(meta["norm"]),
+        )
+        sums, told = self.promise.sum(
+            question,
+            lambda: cast(SumModel, model).answer(rows, question),
+            request.local.get("cohort"),
+        )
+        if self._guard is not None:
+            told["spent"] = self._guard.spent()
+        return Reply(self.client_id, meta=told, arrays={"sums": sums})
+
     def _collect(self, request: Request) -> Reply:
         """Parameters as they are; the losses are those of the last round."""
         model, _ = self._ready()
@@ -533,7 +575,8 @@ class Shard:
 
     def _finish(self, request: Request) -> Reply:
         model, _ = self._ready()
-        model.set_vector(_tensor(request.arrays["vector"]))
+        if self._sum_rows is None:  # else this client keeps no model of its own
+            model.set_vector(_tensor(request.arrays["vector"]))
         return Reply(self.client_id)
 
     def _ready(self) -> tuple[GenerativeModel, Codes]:

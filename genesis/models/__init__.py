@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_EPOCHS",
+    "DEFAULT_ROUNDS",
     "MODELS",
+    "SUM_MODELS",
     "GenerativeModel",
     "LocalTraining",
     "check_private_config",
     "create_model",
+    "default_rounds",
+    "encoder_choices",
+    "is_sum_model",
     "model_class",
     "private_choices",
 ]
@@ -36,10 +41,22 @@ __all__ = [
 DEFAULT_EPOCHS = 300
 """Epochs in all where the config does not say, as in the reference library."""
 
+DEFAULT_ROUNDS = 10
+"""Rounds of a federated run of a model that is trained in steps."""
+
 MODELS: dict[str, str] = {
     "ctgan": "genesis.models.ctgan:CTGAN",
     "tvae": "genesis.models.tvae:TVAE",
 }
+"""Models that are trained in steps."""
+
+SUM_MODELS: dict[str, str] = {
+    "mixture": "genesis.models.sums.mixture:Mixture",
+    "circuit": "genesis.models.sums.circuit:Circuit",
+    "copula": "genesis.models.sums.copula:Copula",
+    "marginals": "genesis.models.sums.marginals:Marginals",
+}
+"""Models that are fitted from sums over the rows: see `models.sums`."""
 
 
 @dataclass(frozen=True)
@@ -167,10 +184,40 @@ def model_class(name: str) -> type[Any]:
     Raises:
         PlanError: There is no such model.
     """
-    if name not in MODELS:
-        raise PlanError(f"unknown method '{name}'", do=nearest_names(name, MODELS))
-    module, _, cls = MODELS[name].partition(":")
+    known = {**MODELS, **SUM_MODELS}
+    if name not in known:
+        raise PlanError(f"unknown method '{name}'", do=nearest_names(name, known))
+    module, _, cls = known[name].partition(":")
     return getattr(import_module(module), cls)  # type: ignore[no-any-return]
+
+
+def is_sum_model(name: str) -> bool:
+    """Whether the model called name is fitted from sums over the rows instead of trained in steps.
+
+    Raises:
+        PlanError: There is no such model.
+    """
+    return hasattr(model_class(name), "answer")
+
+
+def encoder_choices(name: str) -> dict[str, Any]:
+    """What the encoder of the model called name is fitted with, beside the usual.
+
+    Raises:
+        PlanError: There is no such model.
+    """
+    return {"grid": model_class(name).grid} if is_sum_model(name) else {}
+
+
+def default_rounds(name: str, config: Mapping[str, Any]) -> int:
+    """Rounds of a federated run of the model called name, if nobody says how many.
+
+    Raises:
+        PlanError: There is no such model, or its config is impossible.
+    """
+    if not is_sum_model(name):
+        return DEFAULT_ROUNDS
+    return int(model_class(name).parsed(config).epochs)
 
 
 def check_private_config(name: str, config: Mapping[str, Any]) -> None:
@@ -179,6 +226,13 @@ def check_private_config(name: str, config: Mapping[str, Any]) -> None:
     Raises:
         PlanError: It does not, or there is no such model.
     """
+    if is_sum_model(name):
+        if not model_class(name).private:
+            raise PlanError(
+                f"no noise hides a row in the sums that {name} is fitted from",
+                do="choose marginals, or leave the promise of privacy out",
+            )
+        return
     for option, value in model_class(name).private_config.items():
         if config.get(option, value) != value:
             raise PlanError(
@@ -196,6 +250,8 @@ def private_choices(name: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     check_private_config(name, config)
     cls = model_class(name)
+    if is_sum_model(name):
+        return dict(config)
     return {**cls.private_config, **cls.private_defaults, **config}
 
 
@@ -211,7 +267,7 @@ def create_model(
     """Build the model called name.
 
     Args:
-        name: A key of `MODELS`.
+        name: A key of `MODELS` or `SUM_MODELS`.
         layout: Layout of the encoded rows.
         config: Arguments of the model; unknown ones raise.
         device: Where it trains and generates.

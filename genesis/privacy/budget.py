@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from genesis.errors import PlanError, PrivacyError, nearest_names
 from genesis.privacy.accounting import epsilon
 from genesis.privacy.events import Event, Gaussian, SampledGaussian, SkellamSum
 
-__all__ = ["ASSUMED_PUBLIC", "Privacy", "calibrated", "rho_of"]
+__all__ = ["ASSUMED_PUBLIC", "Privacy", "calibrated", "least_noise", "rho_of"]
 
 UNITS = ("record", "client")
 TRUSTS = ("local", "server", "distributed")
@@ -319,20 +319,45 @@ def calibrated(
         PrivacyError: No noise is enough: what was released costs more already.
     """
 
+    def together(multiplier: float) -> tuple[Event, ...]:
+        return (*spent, dataclasses.replace(planned, noise_multiplier=multiplier))
+
+    guess = _guess(planned, rho_of(epsilon_target, delta))
+    return least_noise(together, guess, epsilon_target, delta)
+
+
+def least_noise(
+    together: Callable[[float], tuple[Event, ...]],
+    guess: float,
+    epsilon_target: float,
+    delta: float,
+) -> float:
+    """The least noise multiplier with which events stay within a target: see `calibrated`.
+
+    Args:
+        together: All that was released and is planned, by the noise multiplier of what is planned.
+        guess: About what it will be.
+        epsilon_target: ε of all together.
+        delta: δ.
+
+    Raises:
+        PrivacyError: No noise is enough: what was released costs more already.
+    """
+
     def excess(multiplier: float) -> float:
         """ln ε - ln target."""
-        event = dataclasses.replace(planned, noise_multiplier=multiplier)
-        return math.log(max(epsilon((*spent, event), delta), 1e-300) / epsilon_target)
+        return math.log(max(epsilon(together(multiplier), delta), 1e-300) / epsilon_target)
 
-    high = _guess(planned, rho_of(epsilon_target, delta))
+    high = guess
     above = excess(high)
     while above > 0:
         high *= STRIDE
         above = excess(high)
         if high > MOST_NOISE:
+            least = epsilon(together(high), delta)
             raise PrivacyError(
                 "no noise is enough to keep the promise",
-                got=f"ε = {epsilon(spent, delta):.3g} without the training, of {epsilon_target:g}",
+                got=f"ε = {least:.3g} without the training, of {epsilon_target:g}",
                 do="promise a larger epsilon, or train fewer steps",
             )
     low = high / STRIDE

@@ -6,13 +6,14 @@ not, may do with it what they like.
 
     statistics   counts with Skellam noise, labels above a noisy threshold, a noisy number of rows
     training     steps of DP-SGD, with the noise that is left of the promise
+    sums         instead of steps: counts that a model is fitted from, with the noise that is left
 
 Where clients add noise together, counts have a client's share of it only, and leave for a sum over
-all clients; only that sum is then private. Labels and training are no sums of what clients have
+all clients; only that sum is then private. Labels and steps are no sums of what clients have
 (steps depend on those before), so each client adds all of their noise itself.
 
-The statistics' cost is fixed by the schema before the first is asked for, and is written down as a
-whole: noise that depended on what was seen would need another theorem.
+The cost of statistics and sums is fixed by the schema before the first is asked for, and is written
+down as a whole: noise that depended on what was seen would need another theorem.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,9 +45,13 @@ from genesis.privacy.events import (
 from genesis.privacy.histograms import check_disjoint, noisy_counts, released_labels
 from genesis.privacy.ledger import Ledger, LedgerFile
 from genesis.privacy.noise import Noise
+from genesis.privacy.sums import Release, SumAnswers, Sums
 from genesis.schema import Schema
 from genesis.statistics import DISCRETE, NUMERIC, Question, ShardStatistics, planned_releases
 from genesis.values import Label
+
+if TYPE_CHECKING:
+    from genesis.models.sums import Question as SumQuestion
 
 __all__ = ["Guard", "Statistics", "Training", "check_kinds"]
 
@@ -188,6 +193,7 @@ class Guard:
         self._rows_share: int | None = None  # with a share of noise
         self._cohort = OneCohort()
         self.training: Training | None = None
+        self.sums: SumAnswers | None = None
         self.last: str | None = None  # what was asked of the last stretch of training
         self._schema: str | None = None
         self._statistics: Statistics | None = None
@@ -255,10 +261,14 @@ class Guard:
                 the ones before: two sums would tell of those in which they differ.
             PlanError: All of so few clients might tell their noise.
         """
+        return self._share(self.deviation, cohort)
+
+    def _share(self, deviation: float, cohort: Collection[str] | None) -> float:
+        """What this client adds of the noise of a deviation: see `deviation_in`."""
         if not self.privacy.needs_secure_aggregation:
-            return self.deviation
+            return deviation
         honest = self.privacy.honest(self._cohort.size(cohort))
-        return math.sqrt(skellam_share(self.deviation**2, honest))
+        return math.sqrt(skellam_share(deviation**2, honest))
 
     def labels(self, statistics: ShardStatistics) -> dict[str, list[Label]]:
         """Labels that pass a noisy threshold, of the discrete columns that no schema names them of.
@@ -362,6 +372,8 @@ class Guard:
             return
         if self.rows is None:
             raise PrivacyError("training was planned before the rows were counted")
+        if self.sums is not None:
+            raise PrivacyError("the promise of privacy is divided among sums already")
         training = Training.planned(
             self.ledger.events,
             self.privacy,
@@ -426,6 +438,80 @@ class Guard:
         unsent, self._unsent = self._unsent, None
         return unsent is not None
 
+    # --- sums ---
+
+    def plan_sums(self, releases: Sequence[Release]) -> Sums:
+        """Divide what is left of the promise among the answers of a fit.
+
+        Args:
+            releases: What the fit asks for, as it follows from the columns alone: never as a server
+                wants it, who may have chosen it by what it has seen.
+
+        Returns:
+            The plan, the same when it is asked for again.
+
+        Raises:
+            PrivacyError: There is too little left, in the promise or in the owner's file; or
+                something else was planned before.
+        """
+        if self.training is not None:
+            raise PrivacyError("the promise of privacy is divided among steps of training already")
+        if self.sums is None:
+            if not self.ledger.events:
+                raise PrivacyError("sums were planned before the values were counted")
+            plan = Sums.planned(self.ledger.events, self.privacy, tuple(releases))
+            if self._file is not None:
+                self._file.check(plan.events)
+            self.sums = SumAnswers(plan)
+            self._allow_sums(self.ledger)
+        if self.sums.plan.releases != tuple(releases):
+            raise PrivacyError("other sums were planned before", do="start a new run")
+        return self.sums.plan
+
+    def answer_sum(
+        self,
+        question: SumQuestion,
+        exact: Callable[[], npt.NDArray[np.int64]],
+        *,
+        cohort: Collection[str] | None = None,
+    ) -> tuple[npt.NDArray[np.int64], float]:
+        """A noisy answer to a question of a fit; asked again, the same.
+
+        Args:
+            question: What is asked. That a row changes the answer by no more than question.norm,
+                and counts only as `Release` says, is for the model's `answer` to make sure.
+            exact: Adds up the rows.
+            cohort: As in `deviation_in`.
+
+        Returns:
+            (question.size,) the answer, and the standard deviation of this client's noise in it.
+
+        Raises:
+            PrivacyError: It was not planned, or the promise does not allow it.
+        """
+        if self.sums is None:
+            raise PrivacyError("sums were asked for before they were planned")
+        return self.sums.answer(
+            question,
+            exact,
+            share=lambda deviation: self._share(deviation, cohort),
+            pay=self._pay_sums,
+            noise=self._noise,
+        )
+
+    def _pay_sums(self) -> None:
+        """Write all answers down, unless a crash came between that and the first of them."""
+        assert self.sums is not None
+        if self.ledger != self._allowed:
+            self._spend(*self.sums.plan.events)
+
+    def _allow_sums(self, before: Ledger) -> None:
+        """What the ledger comes to when all answers are in it."""
+        assert self.sums is not None
+        for event in self.sums.plan.events:
+            before = before.with_event(event)
+        self._allowed = before
+
     # --- what is remembered ---
 
     def spent(self) -> dict[str, Any]:
@@ -450,6 +536,7 @@ class Guard:
             "rows_share": self._rows_share,
             "cohort": self._cohort.digest,
             "training": None if training is None else vars(training),
+            "sums": None if self.sums is None else self.sums.to_dict(),
             "last": self.last,
         }
 
@@ -473,6 +560,8 @@ class Guard:
                 _ = self._statistics.events  # which refuses noise of nothing
             if self.training is not None:
                 self.training.event(1)  # likewise
+            sums = values.get("sums")  # which earlier versions did not know of
+            self.sums = None if sums is None else SumAnswers.from_dict(sums)
             self._schema, self._labels = values["schema"], values["labels"]
             self._released, self.rows = int(values["released"]), values["rows"]
             self.last, self.run = values["last"], str(values["run"])
@@ -489,6 +578,8 @@ class Guard:
             )
         if unsent is not None and ledger != self.ledger == ledger.with_event(unsent):
             self.ledger, self._paid = ledger, unsent
+        if self.sums is not None and not self.sums.begun:
+            self._allow_sums(ledger)
 
     # --- the ledger ---
 

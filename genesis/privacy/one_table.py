@@ -78,10 +78,19 @@ def table_of(table: pd.DataFrame, schema: Schema, *, private: bool) -> pd.DataFr
     return schema.conform_loosely(table) if private else conformed
 
 
-def pooled_statistics(shard: ShardStatistics, rows: int, guard: Guard | None) -> PooledStatistics:
-    """All that an encoder needs to know of a table; with noise, if there is a promise to keep."""
+def pooled_statistics(
+    shard: ShardStatistics, rows: int, guard: Guard | None, *, fine: bool = False
+) -> PooledStatistics:
+    """All that an encoder needs to know of a table; with noise, if there is a promise to keep.
+
+    Args:
+        shard: The table.
+        rows: Its number of rows.
+        guard: Keeps the promise.
+        fine: See `PooledStatistics`.
+    """
     if guard is None:
-        pooled = PooledStatistics(shard.schema, [shard.labels()])
+        pooled = PooledStatistics(shard.schema, [shard.labels()], fine=fine)
         while questions := pooled.questions():
             pooled.take([shard.answer(question) for question in questions])
         return pooled
