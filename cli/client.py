@@ -30,6 +30,7 @@ __all__ = ["client"]
 @click.command(short_help="Take part in a run with a table that stays here.")
 @options.option("--server", metavar="URL", required=True, help="Address of the server.")
 @options.table("--data", required=True, help="This client's rows.")
+@options.stream("--data")
 @options.option(
     "--client-id", metavar="ID", help="Name in the run. [default: the name of this machine]"
 )
@@ -72,6 +73,7 @@ __all__ = ["client"]
 def client(
     server: str,
     data: Path,
+    stream: bool,
     client_id: str | None,
     discrete_columns: tuple[tuple[str, ...], ...],
     schema: Path | None,
@@ -120,6 +122,8 @@ def client(
           --discrete-columns ward,outcome --checkpoint saved --model ward.model
       genesis federated client --server http://127.0.0.1:8000 --data north.csv --client-id north \\
           --secure-aggregation masking --identity north.key --roster roster.toml
+      genesis federated client --server http://127.0.0.1:8000 --data large.parquet --stream \\
+          --schema schema.toml --model final.model
     """
     if rows is not None and output is None:
         raise click.UsageError("--rows needs --output")
@@ -166,7 +170,7 @@ def client(
             min_clients=min_clients,
             checkpoint=checkpoint,
         )
-        table = genesis.read_table(data)
+        table = genesis.TableBlocks(data) if stream else genesis.read_table(data)
         participant.train(table, options.split_columns(discrete_columns))
         if output is not None:
             known = len(table) if participant.rows is None else participant.rows

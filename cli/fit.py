@@ -13,7 +13,7 @@ from genesis.privacy.report import in_words
 from genesis.progress import ProgressBar, losses_as_text
 
 from . import options
-from .outputs import check_outputs, say
+from .outputs import check_outputs, say, say_method
 from .privacy_options import gather_privacy, ledger_options, ledgers_of, privacy_options
 
 __all__ = ["fit"]
@@ -86,6 +86,7 @@ def fit(
         device=device,
         privacy=promise,
     )
+    say_method(method, synthesizer.method, promise, quiet=quiet)
     rows = genesis.read_table(table)
 
     with ProgressBar("epochs", quiet=quiet) as bar:

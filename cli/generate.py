@@ -26,6 +26,11 @@ __all__ = ["generate"]
     metavar="COLUMN=VALUE",
     help="What every row must satisfy; repeatable, and then all must hold.",
 )
+@options.option(
+    "--calibrate",
+    is_flag=True,
+    help="Bring every column to the frequencies released in training; not with --where.",
+)
 @options.device
 @options.seed
 @options.quiet
@@ -34,6 +39,7 @@ def generate(
     rows: int,
     output: Path,
     where: tuple[str, ...],
+    calibrate: bool,
     device: str,
     seed: int | None,
     quiet: bool,
@@ -55,6 +61,7 @@ def generate(
     """
     check_outputs([model], tables=[output])
     synthesizer = genesis.Synthesizer.load(model, device=device)
-    table = synthesizer.generate(rows, read_conditions(where, synthesizer.schema), seed)
+    conditions = read_conditions(where, synthesizer.schema)
+    table = synthesizer.generate(rows, conditions, seed, calibrate=calibrate)
     genesis.write_table(table, output)
     say(f"{rows:,} synthetic rows in {output}", quiet=quiet)

@@ -16,6 +16,7 @@ genesis = Commands(
         "schema": (".schema:schema", "Show what the columns of tables are taken for."),
         "fit": (".fit:fit", "Train a generator on one table."),
         "generate": (".generate:generate", "Write synthetic rows from a trained generator."),
+        "impute": (".impute:impute", "Fill the empty cells of a table."),
         "evaluate": (".evaluate:evaluate", "Measure how good synthetic rows are."),
         "audit": (".audit:audit", "Attack synthetic rows, to see whether they leak."),
         "partition": (".partition:partition", "Divide a table among clients."),

@@ -31,6 +31,7 @@ __all__ = [
     "schema",
     "seed",
     "split_columns",
+    "stream",
     "table",
     "text",
     "whole",
@@ -102,8 +103,12 @@ WORDS = Words()
 SETTING = Setting()
 FILE = click.Path(path_type=Path)
 
-method = text("--method", default="ctgan", help="Model: ctgan or tvae.")
-epochs = whole("--epochs", help="Passes over the rows, in all. [default: 300]")
+method = text(
+    "--method",
+    default="ctgan",
+    help="Model: ctgan, tvae, mixture, circuit, copula, marginals, or auto for what suits best.",
+)
+epochs = whole("--epochs", help="Passes over the rows, in all. [default: the model's]")
 batch_size = whole("--batch-size", help="Rows of a step. [default: 500, in a small shard fewer]")
 config = option(
     "--config",
@@ -142,6 +147,16 @@ quiet = option("--quiet", is_flag=True, help="Show nothing but results and error
 def output(metavar: str, help_text: str) -> Decorator:
     """Where the result goes; every command that computes for long needs to be told."""
     return option("--output", type=FILE, required=True, metavar=metavar, help=help_text)
+
+
+def stream(what: str) -> Decorator:
+    """Whether tables are read in blocks."""
+    return option(
+        "--stream",
+        is_flag=True,
+        help=f"Read {what} in blocks, for more rows than memory holds; needs --schema, and a model "
+        "that is fitted from sums.",
+    )
 
 
 def split_columns(given: Iterable[Iterable[str]]) -> list[str]:

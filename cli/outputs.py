@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from genesis.errors import DataError
 if TYPE_CHECKING:
     from genesis import Report
 
-__all__ = ["check_outputs", "say", "write_json", "write_report"]
+__all__ = ["check_outputs", "say", "say_method", "write_json", "write_report"]
 
 
 def check_outputs(
@@ -80,3 +80,15 @@ def say(text: str, *, quiet: bool) -> None:
     """Tell the user something that is not the result: on stderr."""
     if not quiet:
         click.echo(text, err=True)
+
+
+def say_method(asked: str, method: str, privacy: Mapping[str, Any] | None, *, quiet: bool) -> None:
+    """Say which method "auto" is, and that another one is better under a promise, if it is."""
+    from genesis.models.choosing import AUTO, advice  # here, because help texts come without them
+    from genesis.privacy.budget import Privacy
+
+    if asked == AUTO:
+        say(f"method {method}", quiet=quiet)
+    told = advice(method, Privacy.parse(privacy))
+    if told is not None:
+        say(told, quiet=quiet)

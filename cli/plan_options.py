@@ -63,7 +63,9 @@ def plan_options(min_clients: int = Plan.min_clients) -> Callable[[Any], Any]:
         ),
         options.method,
         options.whole(
-            "--rounds", "n_rounds", default=Plan.n_rounds, help="Rounds of training and averaging."
+            "--rounds",
+            "n_rounds",
+            help="Rounds of training and averaging. [default: 10, or the model's]",
         ),
         options.epochs,
         options.whole(

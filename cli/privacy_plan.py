@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from .plan_options import gather_choices, plan_options
 if TYPE_CHECKING:
     from genesis.models import GenerativeModel
     from genesis.privacy.plan import PlannedRun, PrivacyPlan
+    from genesis.privacy.sums import Release
     from genesis.schema import Schema
 
 __all__ = ["plan"]
@@ -134,6 +136,7 @@ def _run(chosen: Plan, schema: Schema, *, rows: int, clients: int, public: bool)
     """
     # Here, because they bring torch.
     from genesis.federated.choices import batch_size_for, private_batch_size
+    from genesis.models import is_sum_model
     from genesis.privacy.plan import PlannedRun
 
     assert chosen.promise is not None
@@ -143,7 +146,8 @@ def _run(chosen: Plan, schema: Schema, *, rows: int, clients: int, public: bool)
     layout = model.parameters
     # Steps on the rows train the critic of a GAN, and all of an autoencoder.
     trained = layout.parts.get("discriminator", slice(0, layout.size))
-    batch_size = private_batch_size(config)
+    summed = is_sum_model(chosen.method)
+    batch_size = 1 if summed else private_batch_size(config)
     if not private:
         batch_size = batch_size_for(model, config, max(rows // clients, 1), rows)
     return PlannedRun(
@@ -158,7 +162,19 @@ def _run(chosen: Plan, schema: Schema, *, rows: int, clients: int, public: bool)
         batch_size=batch_size,
         client_fraction=chosen.client_fraction,
         public_schema=public,
+        releases=partial(_releases, chosen) if summed else None,
     )
+
+
+def _releases(chosen: Plan, columns: int) -> tuple[Release, ...]:
+    """The answers of a fit from sums, which follow from the number of columns."""
+    from genesis.codes import Layout
+    from genesis.models import model_class
+
+    releases: tuple[Release, ...] = model_class(chosen.method).releases(
+        Layout((), (2,) * columns), chosen.config_for(private=True)
+    )
+    return releases
 
 
 def _model(chosen: Plan, schema: Schema, config: dict[str, Any]) -> GenerativeModel:
@@ -195,9 +211,10 @@ def _as_values(run: PlannedRun, found: PrivacyPlan) -> dict[str, Any]:
 def _as_text(run: PlannedRun, found: PrivacyPlan) -> str:
     """The same for a person."""
     lines = [*_of_promise(run, found), "", *_of_statistics(run, found), ""]
-    lines += [*_of_training(run, found), "", *_of_shares(found)]
+    training = _of_training if run.releases is None else _of_sums
+    lines += [*training(run, found), "", *_of_shares(found)]
     if found.changes:
-        lines += ["", *_of_changes(found)]
+        lines += ["", *_of_changes(run, found)]
     if found.clients_needed is not None:
         hidden = run.privacy.unit == "client"
         lines += ["", _wrapped(_needed(found.clients_needed, run.clients, hidden=hidden))]
@@ -266,6 +283,17 @@ def _of_training(run: PlannedRun, found: PrivacyPlan) -> list[str]:
     return lines
 
 
+def _of_sums(run: PlannedRun, found: PrivacyPlan) -> list[str]:
+    """The noise of the answers that a model is fitted from."""
+    in_sum = f"{found.noise_to_signal:.2g}"
+    return [
+        "Sums over the rows",
+        _line("answers in the whole run" + " of a client" * (run.clients > 1), f"{found.steps:,}"),
+        _line("noise multiplier of all of them together", f"{found.noise_multiplier:.3g}"),
+        _line("noise in a number over the most that all rows add", in_sum),
+    ]
+
+
 def _of_shares(found: PrivacyPlan) -> list[str]:
     """Where ε goes."""
     lines = [f"{'Where the budget goes':{WIDTH}}  share  ε if it were alone"]
@@ -274,9 +302,9 @@ def _of_shares(found: PrivacyPlan) -> list[str]:
     return lines
 
 
-def _of_changes(found: PrivacyPlan) -> list[str]:
+def _of_changes(run: PlannedRun, found: PrivacyPlan) -> list[str]:
     """What would make the noise less, one by one."""
-    of = "round" if found.unit == "client" else "step"
+    of = "round" if found.unit == "client" else "step" if run.releases is None else "sum"
     lines = [f"{'What to change':{WIDTH}}  {f'noise of a {of}':>16}  error of a frequency"]
     rows = [("as planned", found.noise_to_signal, found.frequency_error)]
     rows += [(each.what, each.noise_to_signal, each.frequency_error) for each in found.changes]

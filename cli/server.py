@@ -15,7 +15,7 @@ from genesis.federated.plan import Plan
 from . import options
 from .account import account_of, summary_of
 from .network import auth_token_file, insecure, lines_on_stderr, ssl_cert, ssl_key, stops_on_term
-from .outputs import check_outputs, say, write_json
+from .outputs import check_outputs, say, say_method, write_json
 from .plan_options import gather_choices, plan_options
 
 __all__ = ["server"]
@@ -132,6 +132,7 @@ def server(
             join_timeout=join_timeout,
             patience=patience,
         )
+        say_method(choices["method"], run.plan.method, run.plan.privacy, quiet=quiet)
         run.start()
         seconds = dict(run.seconds)
         if output is not None:

@@ -16,7 +16,7 @@ from genesis.progress import ProgressBar
 from . import options
 from .account import account_of, summary_of
 from .clients import name_clients
-from .outputs import check_outputs, say, write_json
+from .outputs import check_outputs, say, say_method, write_json
 from .plan_options import gather_choices, plan_options
 from .scores import evaluation_as_text
 
@@ -26,6 +26,7 @@ __all__ = ["simulate"]
 @click.command(short_help="Run a whole federation on this machine.")
 @click.argument("tables", metavar="TABLE...", type=options.FILE, nargs=-1, required=True)
 @options.output("FILE", "Table to write: .csv, .csv.gz or .parquet.")
+@options.stream("tables")
 @options.whole(
     "--rows",
     help="Synthetic rows. [default: as many as the tables have, with noise under a promise]",
@@ -46,6 +47,7 @@ __all__ = ["simulate"]
 def simulate(
     tables: tuple[Path, ...],
     output: Path,
+    stream: bool,
     rows: int | None,
     model: Path | None,
     json: Path | None,
@@ -86,6 +88,10 @@ def simulate(
     evaluates = bool(report or holdout or target)
     if evaluates and rows == 0:
         raise click.UsageError("--rows 0 leaves nothing for --report, --holdout and --target")
+    if evaluates and stream:
+        raise click.UsageError(
+            "--report, --holdout and --target need tables in memory: no --stream"
+        )
 
     callbacks: list[genesis.federated.Callback] = []
     if checkpoint is not None:
@@ -96,9 +102,11 @@ def simulate(
         device=device,
         callbacks=[*callbacks, genesis.federated.ProgressCallback(quiet=quiet)],
     )
+    say_method(choices["method"], synthesizer.plan.method, synthesizer.plan.privacy, quiet=quiet)
     import pandas as pd  # here, because help texts come at once without it
 
-    shards = {client: genesis.read_table(path) for client, path in clients.items()}
+    read = genesis.TableBlocks if stream else genesis.read_table
+    shards = {client: read(path) for client, path in clients.items()}
     sizes = {client: len(shard) for client, shard in shards.items()}
     held = genesis.read_table(holdout) if holdout else None
     pooled = pd.concat(shards.values(), ignore_index=True) if evaluates else None

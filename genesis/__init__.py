@@ -23,6 +23,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 if TYPE_CHECKING:
+    from genesis.blocks import TableBlocks as TableBlocks
     from genesis.classifier import Classifier as Classifier
     from genesis.encoding.encoder import Encoder as Encoder
     from genesis.errors import ConditionError as ConditionError
@@ -51,6 +52,7 @@ __version__ = "0.1.0"
 __all__, __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "genesis.blocks": ["TableBlocks"],
         "genesis.classifier": ["Classifier"],
         "genesis.encoding.encoder": ["Encoder"],
         "genesis.errors": [

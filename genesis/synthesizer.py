@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
+from genesis.calibration import Calibration
 from genesis.codes import Codes
 from genesis.conditions import Where
 from genesis.devices import resolve_device
@@ -39,6 +40,7 @@ from genesis.models import (
     model_class,
     private_choices,
 )
+from genesis.models.choosing import chosen_method
 from genesis.models.sums import Budget, SumFit
 from genesis.models.sums.rows import SumRows
 from genesis.privacy.budget import Privacy
@@ -69,8 +71,9 @@ class Synthesizer:
     """Learns one table and generates rows like its own.
 
     Args:
-        method: "ctgan" or "tvae".
-        config: Arguments of the model, those of `ctgan.CTGAN` and `ctgan.TVAE`.
+        method: "ctgan", "tvae", one of `models.SUM_MODELS`, or "auto" for the one that suits the
+            promise of privacy, see `models.choosing`.
+        config: Arguments of the model; of the first two those of `ctgan.CTGAN` and `ctgan.TVAE`.
         schema: Kinds and types of the columns; inferred if None.
         max_categories: Categories of a column with a slot of their own; the rest share one.
         seed: Decides training and generation, but never the noise of privacy; drawn by the
@@ -95,6 +98,7 @@ class Synthesizer:
         device: str | torch.device = "auto",
         privacy: Mapping[str, Any] | None = None,
     ) -> None:
+        method = chosen_method(method, promise_of(privacy))
         self._promise = _promise(privacy, method, config or {})
         self.privacy: dict[str, Any] | None = None  # what was promised and released
         if self._promise is not None:
@@ -300,7 +304,12 @@ class Synthesizer:
         return self._model
 
     def generate(
-        self, n: int, where: Mapping[str, Any] | None = None, seed: int | None = None
+        self,
+        n: int,
+        where: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        *,
+        calibrate: bool = False,
     ) -> pd.DataFrame:
         """Generate rows.
 
@@ -310,23 +319,40 @@ class Synthesizer:
                 or for numbers and dates a tuple (low, high).
             seed: Decides the rows. If None, every call gives other rows, and the same sequence of
                 calls after the same fit gives the same ones.
+            calibrate: Whether labels, nulls and numbers of every column are brought to the
+                frequencies that were released in training: see `calibration`. It takes about three
+                times as long. Not together with where: what was released is of all rows.
 
         Returns:
             n rows with the columns, order and types of the table that was learned.
 
         Raises:
-            PlanError: n or seed is negative, or nothing was fitted yet.
+            PlanError: n or seed is negative, nothing was fitted yet, or rows of a condition should
+                be calibrated.
             ConditionError: No row can satisfy where.
         """
         if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
             raise PlanError("the number of rows must be a whole number of at least 0", got=repr(n))
         encoder = self.encoder
         asked = Where.parse(where or {}, encoder)
+        if calibrate and where:
+            raise PlanError(
+                "rows of a condition cannot be calibrated: what was released is of all rows",
+                do="leave out where, or calibrate",
+            )
+        calibration = Calibration(encoder) if calibrate else None
         rng = self._stream(seed, 1)
         values: dict[str, npt.NDArray[Any]] = {}
         for start in range(0, max(n, 1), CHUNK_ROWS):
             chunk = slice(start, min(start + CHUNK_ROWS, n))
-            for name, part in self._values(chunk.stop - start, asked, rng).items():
+            size = chunk.stop - start
+            if calibration is None:
+                parts = self._values(size, asked, rng)
+            else:
+                parts = calibration.values(
+                    lambda rows: self.model.generate(rows, None, rng), size, rng
+                )
+            for name, part in parts.items():
                 if name not in values:  # filled in place: joined chunks would exist twice
                     values[name] = np.empty(n, part.dtype)
                 values[name][chunk] = part

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import pandas as pd
 
@@ -28,6 +28,14 @@ from genesis.errors import DataError
 __all__ = ["TABLE_SUFFIXES", "check_output", "read_table", "replace_file", "write_table"]
 
 TABLE_SUFFIXES = (".csv", ".csv.gz", ".parquet", ".pq")
+PARQUET = (".parquet", ".pq")
+CSV: dict[str, Any] = {
+    "low_memory": False,
+    # Without it, one cell too many in every row would turn the first column into an index; with
+    # it, pandas would drop the last column and warn.
+    "index_col": False,
+    "float_precision": "round_trip",
+}
 
 
 def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
@@ -46,18 +54,9 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises:
         DataError: There is no such file, or it holds no such table.
     """
-    path = Path(path)
-    suffix = _suffix(path, TABLE_SUFFIXES)
-    if path.is_dir():
-        raise DataError(f"{path} is a folder", do="name a file")
-    if not path.exists():
-        raise DataError(f"there is no file {path}")
-    try:
-        if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty")
-        table = _read_parquet(path) if suffix in (".parquet", ".pq") else _read_csv(path, suffix)
-    except OSError as error:  # also a file that is not gzip
-        raise DataError(f"{path} cannot be read", got=_one_line(error)) from error
+    path, suffix = existing(path)
+    with reading(path, suffix):
+        table = _read_parquet(path) if suffix in PARQUET else _read_csv(path, suffix)
     if table.empty:
         raise DataError(f"{path} has no rows", got=f"{table.shape[1]} columns")
     return table
@@ -75,7 +74,7 @@ def write_table(table: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """
     suffix = check_output(path)
     with replace_file(path) as temporary:
-        if suffix in (".parquet", ".pq"):
+        if suffix in PARQUET:
             table.to_parquet(temporary, index=False)
         elif suffix == ".csv.gz":
             # Neither a name nor a time in the header: the same rows are the same bytes.
@@ -179,12 +178,35 @@ def _one_line(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
+def existing(path: str | os.PathLike[str]) -> tuple[Path, str]:
+    """A file that is there and not empty, and how its name ends."""
+    path = Path(path)
+    suffix = _suffix(path, TABLE_SUFFIXES)
+    if path.is_dir():
+        raise DataError(f"{path} is a folder", do="name a file")
+    if not path.exists():
+        raise DataError(f"there is no file {path}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty")
+    return path, suffix
+
+
 def _read_parquet(path: Path) -> pd.DataFrame:
-    """Read Parquet; the levels of an index with a name become columns again."""
+    with reading_parquet(path):
+        return with_levels(path, pd.read_parquet(path))
+
+
+@contextmanager
+def reading_parquet(path: Path) -> Iterator[None]:
+    """Raise DataError where a file is not Parquet."""
     try:
-        table = pd.read_parquet(path)
+        yield
     except (ValueError, OSError) as error:  # pyarrow's errors are one or the other
         raise DataError(f"{path} is not Parquet, or is damaged", got=_one_line(error)) from error
+
+
+def with_levels(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """A table as read from Parquet; the levels of an index with a name become columns again."""
     named = [level for level in table.index.names if level is not None]
     table = table.reset_index(level=named) if named else table
     _check_header(path, [str(name) for name in table.columns])
@@ -192,27 +214,37 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, suffix: str) -> pd.DataFrame:
-    """Read CSV, with an error for everything that pandas would quietly make the best of."""
+    with open_csv(path, suffix) as file:
+        table: pd.DataFrame = pd.read_csv(file, **CSV)
+    return table
+
+
+def open_csv(path: Path, suffix: str) -> BinaryIO:
+    """The bytes of a CSV file, unzipped, once its header was found to be that of a table."""
+    with _open(path, suffix) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+        header = next((row for row in csv.reader(text) if row), None)
+    if header is None:
+        raise DataError(f"{path} is empty", got="blank lines")
+    _check_header(path, header)
+    return _open(path, suffix)
+
+
+@contextmanager
+def reading(path: Path, suffix: str) -> Iterator[None]:
+    """Raise DataError for all that pandas would quietly make the best of."""
     try:
-        with _open(path, suffix) as file:
-            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-            header = next((row for row in csv.reader(text) if row), None)
-        if header is None:
-            raise DataError(f"{path} is empty", got="blank lines")
-        _check_header(path, header)
-        with _open(path, suffix) as file, warnings.catch_warnings():
-            # Without index_col, one cell too many in every row would turn the first column into
-            # an index; with it, pandas would drop the last column and warn.
+        with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                file, low_memory=False, index_col=False, float_precision="round_trip"
-            )
+            yield
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8",
             got=f"a foreign byte at offset {_foreign_byte(path, suffix):,}",
             do="convert it, for example with iconv -f latin1 -t utf-8",
         ) from error
+    except OSError as error:  # also a file that is not gzip
+        raise DataError(f"{path} cannot be read", got=_one_line(error)) from error
     except (EOFError, zlib.error) as error:
         raise DataError(
             f"{path} is damaged gzip", got=_one_line(error), do="make or copy it again"

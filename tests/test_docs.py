@@ -24,6 +24,7 @@ PAGES = (
     "README.md",
     "docs/quickstart.md",
     "docs/evaluation.md",
+    "docs/imputation.md",
     "docs/privacy.md",
     "docs/secure-aggregation.md",
 )

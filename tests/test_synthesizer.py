@@ -251,3 +251,15 @@ def test_a_file_is_not_the_whole_model(tmp_path: Path) -> None:
     assert fitted.complete
     assert not Synthesizer.load(tmp_path / "model").complete
     assert not Synthesizer().complete
+
+
+def test_calibrated_rows_are_reproducible_and_have_no_condition() -> None:
+    """What calibration does is tested by itself."""
+    table = pd.DataFrame({"x": np.arange(60.0), "y": ["a", "b", "b"] * 20})
+    fitted = Synthesizer("tvae", {"epochs": 1}, seed=0).fit(table)
+    first, again = (fitted.generate(40, seed=3, calibrate=True) for _ in range(2))
+    pd.testing.assert_frame_equal(first, again)
+    assert abs((first["y"] == "a").mean() - 1 / 3) < 0.03
+    assert len(fitted.generate(0, calibrate=True)) == 0
+    with pytest.raises(PlanError, match="rows of a condition cannot be calibrated"):
+        fitted.generate(1, {"y": "a"}, calibrate=True)

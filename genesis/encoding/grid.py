@@ -66,7 +66,8 @@ class GridEncoding:
         counts = leaves.counts[kept].astype(np.int64)
         if not len(counts) and not statistics.nulls:
             low, high, counts = np.array([statistics.lower]), np.array([statistics.lower]), _ONE
-        beyond = np.append(False, (low[1:] == low[:-1]) & (high[1:] == high[:-1]))
+        same = (low[1:] == low[:-1]) & (high[1:] == high[:-1])
+        beyond = np.append(False, same)[: len(low)]
         leaf = np.cumsum(~beyond) - 1
         counts = np.bincount(leaf, counts).astype(np.int64)
         return cls(
@@ -92,16 +93,16 @@ class GridEncoding:
             len(sizes) == 1
             and self.low.ndim == self.starts.ndim == 1
             and bool(np.isfinite(ends).all())
-            and bool((np.diff(ends) >= 0).all())
+            and bool((ends[1:] >= ends[:-1]).all())
             and bool((self.leaf_counts > 0).all())
             and bool((np.diff(self.starts) > 0).all())
             and self.nulls >= 0
-            and len(self.counts) > 0
             and (
                 (self.starts[0] == 0 and self.starts[-1] < len(self.low))
                 if len(self.starts)
                 else not len(self.low)
             )
+            and len(self.counts) > 0
         )
 
     @property
@@ -271,7 +272,8 @@ class GridEncoding:
         """The leaf of every value, or the nearest one, and the share of it that lies below."""
         after = np.searchsorted(self.high, values, side="left").clip(max=len(self.low) - 1)
         before = (after - 1).clip(min=0)
-        nearer = np.abs(values - self.high[before]) < np.abs(self.low[after] - values)
+        with np.errstate(over="ignore"):
+            nearer = np.abs(values - self.high[before]) < np.abs(self.low[after] - values)
         leaf = np.where((values < self.low[after]) & nearer, before, after)
         width = self.high[leaf] - self.low[leaf]
         step = 0.0 if self.column.decimals is None else 10.0**-self.column.decimals
@@ -336,9 +338,10 @@ def _starts(counts: Integers, bins: int) -> Integers:
             if not more.any() or 2 * int((heavy | more).sum()) >= bins:
                 break
             heavy |= more
+    alone = heavy | np.append(False, heavy[:-1])  # a heavy leaf ends its code too
     starts, held = [], least
     for leaf, count in enumerate(counts.tolist()):
-        if held >= least or heavy[leaf]:
+        if held >= least or (alone[leaf] and held >= SMALL_CELL):
             starts.append(leaf)
             held = 0.0
         held += count

@@ -33,7 +33,7 @@ from genesis.evaluation.membership import (
 from genesis.evaluation.rows import Aligned, Rows, align
 from genesis.federated.messages import Reply, Request
 from genesis.federated.shard import Shard
-from genesis.models import GenerativeModel, create_model
+from genesis.models import GenerativeModel, create_model, is_sum_model
 from genesis.privacy.budget import Privacy
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ SEES = {
     "reconstruction": FEDERATION,
     "elbo": FEDERATION,
     "likelihood": FILE,
+    "log_likelihood": FILE,
     "nearest_draw": FILE,
 }
 """Who can run an attack; the names of all that the server alone can begin with "single_update"."""
@@ -125,6 +126,7 @@ def white_box(
     reconstruction      How likely a TVAE's decoder makes the row from where its encoder puts it.
     elbo                A TVAE's training loss at the row, with its sign changed.
     likelihood          How likely a TVAE's decoder makes the row from anywhere.
+    log_likelihood      How likely the row is under a model that is fitted from sums.
     nearest_draw        20,000 rows are generated; how much nearer is one of them than a row of the
                         reference (the attack "calibrated")?
     single_update_…     The server has trained on the reference, and sends its parameters to a
@@ -161,8 +163,12 @@ def white_box(
     whole = model.complete
     scores = _model_scores(model, targets, others, seed, generator_only=not whole)
     scores["nearest_draw"] = _nearest_draw(model, targets, others, known, seed, device)
-    server = _Server(model, local_epochs, seed, device)
-    scores |= server.single_update(targets.first(CLIENT_ROWS), others, known.first(CLIENT_ROWS))
+    left_out = None if whole else "the model holds its generator alone"
+    if is_sum_model(model.method):
+        left_out = "what one client's sums tell a server that sees them, without secure aggregation"
+    else:
+        server = _Server(model, local_epochs, seed, device)
+        scores |= server.single_update(targets.first(CLIENT_ROWS), others, known.first(CLIENT_ROWS))
     level = 1 - (1 - LEVEL) / len(scores)
     attacks = {
         name: judge(ours, theirs, level=level, seed=seed) for name, (ours, theirs) in scores.items()
@@ -171,7 +177,7 @@ def white_box(
         attacks=attacks,
         worst=worst({name: attacks[name] for name in attacks if name in SEES}),
         sees={name: SEES.get(name, SERVER) for name in attacks},
-        left_out=None if whole else "the model holds its generator alone",
+        left_out=left_out,
         members=len(targets),
         non_members=len(others),
         reference=len(known),

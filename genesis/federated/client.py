@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 
+from genesis.blocks import TableBlocks
 from genesis.devices import resolve_device
 from genesis.errors import DataError, FederationError, PlanError, printable
 from genesis.federated.callbacks.handlers import call_with_named, check_handler
@@ -28,6 +29,7 @@ from genesis.federated.secagg import FEWEST, scheme
 from genesis.federated.secagg.identity import Identity, Trust, own_trust
 from genesis.federated.secure_shard import SecureShard
 from genesis.federated.shard import Shard
+from genesis.federated.shard_rows import shard_rows
 from genesis.federated.transport.body import check_compression
 from genesis.federated.transport.http.connection import Connection, Received
 from genesis.federated.transport.http.reach import client_tls
@@ -163,11 +165,14 @@ class FederatedClient:
         self.rows: int | None = None  # of its table, as others know them: noisy under a promise
         self._kept: str | None = None
 
-    def train(self, data: pd.DataFrame, discrete_columns: Sequence[str] = ()) -> FederatedClient:
+    def train(
+        self, data: pd.DataFrame | TableBlocks, discrete_columns: Sequence[str] = ()
+    ) -> FederatedClient:
         """Join the run, train in every round, and return with the final model.
 
         Args:
-            data: This client's rows.
+            data: This client's rows. `TableBlocks` for more of them than memory holds, which takes
+                a schema and a model that is fitted from sums.
             discrete_columns: Columns to take as categories, whatever they look like.
 
         Raises:
@@ -176,7 +181,7 @@ class FederatedClient:
             PrivacyError: The budget has no room for another run.
             FederationError: The server refuses this client, is gone, or the run failed.
         """
-        if not isinstance(data, pd.DataFrame):
+        if not isinstance(data, pd.DataFrame | TableBlocks):
             raise DataError("train takes a table", got=f"a {type(data).__name__}")
         named = [discrete_columns] if isinstance(discrete_columns, str) else discrete_columns
         if self._checkpoint is not None:
@@ -220,7 +225,8 @@ class FederatedClient:
             if connection.welcome.get("schema") and self._privacy is None:
                 # What does not fit is said here and now, and not to the server. With a promise it
                 # is not even told by leaving: see `Shard._fitted`.
-                Schema.from_dict(connection.welcome["schema"]).check(data)
+                schema = Schema.from_dict(connection.welcome["schema"])
+                shard_rows(data).check(schema, "the table")
             try:
                 self._answer(secured, connection)
             finally:

@@ -22,6 +22,7 @@ from genesis.models import (
     model_class,
     private_choices,
 )
+from genesis.models.choosing import chosen_method
 from genesis.privacy.budget import Privacy
 
 __all__ = ["Plan", "check_number", "check_whole", "read_choices"]
@@ -60,7 +61,8 @@ class Plan:
     """Every choice of a federated run.
 
     Args:
-        method: The model: "ctgan", "tvae", or one of `models.SUM_MODELS`.
+        method: The model: "ctgan", "tvae", one of `models.SUM_MODELS`, or "auto" for the one that
+            suits the promise of privacy, see `models.choosing`.
         config: Its arguments; those of `ctgan.CTGAN` and `ctgan.TVAE` for the first two.
         n_rounds: Rounds of local training and aggregation, or passes over the rows of a model that
             is fitted from sums; None for 10, or the model's own number.
@@ -135,6 +137,7 @@ class Plan:
                     do="change it",
                 )
         object.__setattr__(self, "discrete_columns", tuple(self.discrete_columns))
+        object.__setattr__(self, "method", chosen_method(self.method, self.promise))
         if self.seed is None:
             object.__setattr__(self, "seed", secrets.randbits(32))
         if self.n_rounds is None:
@@ -154,11 +157,11 @@ class Plan:
             )
         if self.clip_per_layer and self.max_grad_norm is None:
             raise PlanError("clip_per_layer needs a norm to clip to", do="set max_grad_norm")
+        if is_sum_model(self.method):
+            self._check_sums()
         model_class(self.method).check_config(self.model_config)
         if self.synchronize == "discriminator" and self.method == "tvae":
             raise PlanError("tvae has no discriminator", do="synchronize 'both' or 'generator'")
-        if is_sum_model(self.method):
-            self._check_sums()
         rule = self.aggregator()
         if rule.control_variates and (self.synchronize != "both" or self.sync_every > 1):
             raise PlanError(

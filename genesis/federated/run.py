@@ -29,7 +29,7 @@ class FederatedRun:
     """The part of a federation's interface that does not depend on where its clients are.
 
     Args:
-        method: "ctgan" or "tvae".
+        method: "ctgan", "tvae", one of `models.SUM_MODELS`, or "auto".
         config: Arguments of the model.
         callbacks: Called at the start, after every round and at the end.
         schema: Kinds and types of the columns; agreed on by the clients if None.
@@ -103,10 +103,15 @@ class FederatedRun:
         return self.model.schema
 
     def generate(
-        self, n: int, where: Mapping[str, Any] | None = None, seed: int | None = None
+        self,
+        n: int,
+        where: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        *,
+        calibrate: bool = False,
     ) -> pd.DataFrame:
         """Generate n rows; see `Synthesizer.generate`."""
-        return self.model.generate(n, where, seed)
+        return self.model.generate(n, where, seed, calibrate=calibrate)
 
     def impute(self, table: pd.DataFrame, seed: int | None = None) -> pd.DataFrame:
         """Fill the nulls of a table; see `Synthesizer.impute`."""

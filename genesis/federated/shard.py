@@ -30,6 +30,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from genesis.blocks import TableBlocks
 from genesis.codes import Codes
 from genesis.devices import resolve_device
 from genesis.encoding.encoder import Encoder
@@ -48,6 +49,7 @@ from genesis.federated.client_promise import ClientPromise
 from genesis.federated.messages import Reply, Request
 from genesis.federated.parts import Parts, read_part, write_part
 from genesis.federated.secagg.purpose import FRESH, after
+from genesis.federated.shard_rows import ShardRows, shard_rows
 from genesis.federated.vectors import clipped, places_of, tensor_sizes, write_parts
 from genesis.models import (
     GenerativeModel,
@@ -78,7 +80,7 @@ class Shard:
 
     Args:
         client_id: Name of the client.
-        table: Its rows.
+        table: Its rows; as blocks, if they are more than memory holds: see `shard_rows`.
         discrete_columns: Columns to take as categories, beside those of the plan.
         schema: The schema that the client insists on, or None to infer it.
         device: Where it trains.
@@ -93,7 +95,7 @@ class Shard:
     def __init__(
         self,
         client_id: str,
-        table: pd.DataFrame,
+        table: pd.DataFrame | TableBlocks,
         *,
         discrete_columns: tuple[str, ...] = (),
         schema: Schema | None = None,
@@ -104,14 +106,16 @@ class Shard:
         privacy: Privacy | None = None,
     ) -> None:
         parts = parts or Parts()
+        self._given = shard_rows(table)
+        if guarded and schema is None and not self._given.in_memory:
+            self._given.infer()  # which says what is missing
         self.client_id = client_id
         self.encoder: Encoder | None = None
         self.losses: dict[str, float] = {}  # of the last round, for this client's own eyes
         self.past = FRESH  # digest of the sums that it has trained for since its optimiser is new
         self.rows: int | None = None  # as others know them
         self.promise = ClientPromise(client_id, privacy, parts)
-        self._given = table
-        self._table: pd.DataFrame | None = None  # the same as the agreed schema has it
+        self._table: ShardRows | None = None  # the same as the agreed schema has them
         self._discrete_columns = discrete_columns
         self._own_schema = schema
         self._device = resolve_device(device)
@@ -174,7 +178,7 @@ class Shard:
         wanted = [*request.meta["discrete_columns"], *self._discrete_columns]
         schema = self._own_schema
         if schema is None:
-            schema = Schema.infer(self._given, list(dict.fromkeys(wanted)))
+            schema = self._given.infer(wanted)
             if self.promise.own is not None or request.meta.get("private"):
                 schema = schema.without_values()
         return Reply(self.client_id, meta={"schema": schema.to_dict()})
@@ -187,11 +191,11 @@ class Shard:
         table = self._fitted(schema)
         known = bool(request.meta.get("known"))  # a run that goes on from a checkpoint
         self.promise.begin(schema, known=known)
-        self._table, self._statistics = table, ShardStatistics(schema, table)
+        self._table, self._statistics = table, table.statistics(schema)
         found = {} if known else self.promise.labels(self._statistics)
         return Reply(self.client_id, meta={"labels": found, "private": self._guard is not None})
 
-    def _fitted(self, schema: Schema) -> pd.DataFrame:
+    def _fitted(self, schema: Schema) -> ShardRows:
         """The rows as a schema has them.
 
         Under a promise cells that do not fit are unknown: a schema that is refused because of a
@@ -203,12 +207,8 @@ class Shard:
         """
         owner = f"client '{self.client_id}'"
         if not self.promise.is_private:
-            return schema.conform(self._given, owner)
-        table = schema.conform_loosely(self._given, owner)
-        unknown = int((table.isna().sum() - self._given.isna().sum()).clip(lower=0).sum())
-        if unknown:
-            log.warning("%s: %d cells do not fit the schema and count as null", owner, unknown)
-        return table
+            return self._given.conform(schema, owner)
+        return self._given.conform_loosely(schema, owner)
 
     def _check_kinds(self, schema: Schema) -> None:
         """Refuse a schema by which this client would tell keys, or what its own schema rules out.
@@ -236,22 +236,22 @@ class Shard:
         """Whether a column looks like keys, and this client has not said that it holds others."""
         if self._own_schema is not None:
             return self._own_schema[name].kind is Kind.ID
-        places = {str(label): place for place, label in enumerate(self._given.columns)}
-        if name not in places or name in map(str, self._discrete_columns):
+        if name in map(str, self._discrete_columns):
             return False
         try:
-            return Schema.infer(self._given.iloc[:, [places[name]]])[name].kind is Kind.ID
-        except GenesisError:  # of several types: then it is no key
+            return self._given.infer(only=name)[name].kind is Kind.ID
+        except GenesisError:  # of several types, or not there: then it is no key
             return False
 
     def _count(self, request: Request) -> Reply:
-        if self._statistics is None:
+        if self._statistics is None or self._table is None:
             raise FederationError("counts were asked for before the schema was agreed on")
         questions = [Question.from_dict(each) for each in request.meta["questions"]]
         if len(questions) > MOST_QUESTIONS * len(self._statistics.schema):
             raise FederationError("more is asked than there are columns")
         if "cohort" in request.local:  # whether a text is a number depends on the text
             check_kinds(self._statistics.schema, questions)
+        self._table.expect(questions)
         counts, told = self.promise.counts(
             self._statistics, questions, len(self._given), request.local.get("cohort")
         )
@@ -273,12 +273,18 @@ class Shard:
                 # Where a certain value broke it, whether it breaks would tell of that value.
                 raise FederationError("the encoder is not of the schema that was agreed on")
         summed = is_sum_model(meta["method"])
+        if not summed and not self._given.in_memory:
+            raise PlanError(
+                f"{meta['method']} is trained in steps, for which rows must be in memory",
+                got=f"a table of client '{self.client_id}' that is read in blocks",
+                do="read the whole table, or choose a model that is fitted from sums",
+            )
         config = dict(meta["config"]) if summed else self._choices.applied_to(meta["config"])
         self.promise.check(meta)
         self._number = int(meta["number"])
         self._seed = key(meta["seed"], Stream.TRAINING, self._number)
         rng = generator(meta["seed"], Stream.ENCODING, self._number)
-        self._codes = encoder.encode(table, rng if self._guard is None else secret_generator())
+        self._codes = table.encode(encoder, rng if self._guard is None else secret_generator())
         # The codes are all that training needs.
         self._statistics = self._table = None
         self.promise.forget_counts()
@@ -434,6 +440,9 @@ class Shard:
         rows, meta = self._sum_rows, request.meta
         if rows is None:
             raise FederationError(f"{model.name} is not fitted from sums")
+        if set(request.arrays) != set(meta["shapes"]):
+            # All clients agreed on these numbers in the order of their names, not on the names.
+            raise FederationError("a question that says little of its arrays, or too much")
         question = SumQuestion(
             kind=meta["question"],
             size=int(meta["size"]),
@@ -501,6 +510,8 @@ class Shard:
     def snapshot(self) -> dict[str, Tensor]:
         """What this client remembers: its parameters, optimiser and control variate."""
         model, _ = self._ready()
+        if self._sum_rows is not None:
+            return {}  # what it answers follows from its rows alone
         state = {f"optimiser.{name}": value for name, value in model.optimiser_state().items()}
         state["vector"] = model.get_vector()
         remembered = {
@@ -516,7 +527,7 @@ class Shard:
         """Go on from a `snapshot`; from an empty one, as the client begins."""
         model, _ = self._ready()
         self._begun = True
-        if not state:
+        if not state or self._sum_rows is not None:
             return
         model.set_vector(state["vector"])
         prefix = "optimiser."

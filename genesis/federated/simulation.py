@@ -6,10 +6,11 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
+from genesis.blocks import TableBlocks
 from genesis.errors import DataError
 from genesis.federated.checkpoint import checkpoint_seed
 from genesis.federated.plan import Plan
@@ -21,6 +22,8 @@ from genesis.federated.shard import Shard
 from genesis.federated.transport.in_process import InProcessTransport
 
 __all__ = ["FederatedSynthesizer"]
+
+Table: TypeAlias = pd.DataFrame | TableBlocks
 
 
 class FederatedSynthesizer(FederatedRun):
@@ -42,7 +45,7 @@ class FederatedSynthesizer(FederatedRun):
 
     def fit(
         self,
-        datasets: Sequence[pd.DataFrame] | Mapping[str, pd.DataFrame],
+        datasets: Sequence[Table] | Mapping[str, Table],
         discrete_columns: Sequence[str] = (),
         *,
         resume_from: str | os.PathLike[str] | None = None,
@@ -51,7 +54,8 @@ class FederatedSynthesizer(FederatedRun):
 
         Args:
             datasets: One table a client, or client id -> table. Clients without an id are called
-                client_1, client_2, …
+                client_1, client_2, … `TableBlocks` are for more rows than memory holds; they take a
+                schema and a method that is fitted from sums.
             discrete_columns: Columns to take as categories, whatever they look like.
             resume_from: Directory of a checkpoint; the run continues there, and ends as if it had
                 never been stopped.
@@ -100,10 +104,10 @@ def _secured(shards: Mapping[str, Shard], plan: Plan) -> dict[str, SecureShard]:
 
 
 def _named(
-    datasets: Sequence[pd.DataFrame] | Mapping[str, pd.DataFrame],
-) -> dict[str, pd.DataFrame]:
+    datasets: Sequence[Table] | Mapping[str, Table],
+) -> dict[str, Table]:
     """Client id -> table."""
-    if isinstance(datasets, pd.DataFrame):
+    if isinstance(datasets, Table):
         raise DataError(
             "fit takes one table a client", got="a single table", do="pass a list of tables"
         )
@@ -114,7 +118,7 @@ def _named(
         digits = len(str(len(datasets)))
         tables = {f"client_{i:0{digits}d}": table for i, table in enumerate(datasets, start=1)}
     for name, table in tables.items():
-        if not isinstance(table, pd.DataFrame):
+        if not isinstance(table, Table):
             raise DataError(f"the table of client '{name}' is a {type(table).__name__}")
     if not tables:
         raise DataError("there are no tables", do="pass one table a client")

@@ -16,5 +16,6 @@ Read `budget` first (what is promised), then `guard` (what stands between a tabl
     client_guard  what a guard is to records, to a client whose noise is part of all clients'
     report        what is told of it
     one_table     a table and its guard, from the schema to the statistics
+    sums          the same of a fit from sums over the rows: planned, paid, given once
     noise         where all of it comes from
 """

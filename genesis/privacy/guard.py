@@ -560,7 +560,7 @@ class Guard:
                 _ = self._statistics.events  # which refuses noise of nothing
             if self.training is not None:
                 self.training.event(1)  # likewise
-            sums = values.get("sums")  # which earlier versions did not know of
+            sums = values["sums"]
             self.sums = None if sums is None else SumAnswers.from_dict(sums)
             self._schema, self._labels = values["schema"], values["labels"]
             self._released, self.rows = int(values["released"]), values["rows"]

@@ -1,15 +1,16 @@
 """What a promise would cost in noise, before any row is read.
 
-Everything is computed by what computes it in a run: `guard.Statistics` and `guard.Training` where
-records are hidden, `client_level.planned_counts` and `client_level.Rounds` where whole clients are,
-`distributed.shared_counts` and `distributed.NoisySum` where they add the noise together.
+Everything is computed by what computes it in a run: `guard.Statistics`, and `guard.Training` or
+`sums.Sums`, where records are hidden, `client_level.planned_counts` and `client_level.Rounds` where
+whole clients are, `distributed.shared_counts` and `distributed.NoisySum` where they add the noise
+together.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -30,6 +31,7 @@ from genesis.privacy.events import Event, times
 from genesis.privacy.guard import Statistics, Training
 from genesis.privacy.histograms import label_threshold
 from genesis.privacy.ledger import Ledger
+from genesis.privacy.sums import Release, Sums
 from genesis.schema import Column, Kind, Schema
 from genesis.statistics import DISCRETE, NUMERIC
 
@@ -55,6 +57,8 @@ class PlannedRun:
         batch_size: Rows of a step.
         client_fraction: Share of the clients in a round.
         public_schema: Whether the schema is stated by the operator, and not inferred.
+        releases: Number of columns -> the answers of a fit from sums; None for a model that is
+            trained in steps.
 
     Raises:
         PlanError: There are fewer rows than clients, no clients, or too few to add noise together.
@@ -71,6 +75,7 @@ class PlannedRun:
     batch_size: int = 500
     client_fraction: float = 1.0
     public_schema: bool = False
+    releases: Callable[[int], tuple[Release, ...]] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.clients <= self.rows:
@@ -132,12 +137,13 @@ class PrivacyPlan:
             points.
         label_threshold: Rows of one client that a label needs to be known at all, about; None where
             all labels are public.
-        batch_size: Rows expected in a step; None where whole clients are hidden.
+        batch_size: Rows expected in a step; None where whole clients are hidden, or sums are asked.
         sample_rate: Chance of a row to be in a step, or of a client to be in a round.
-        steps: Steps, or rounds, in the whole run.
+        steps: Steps, or rounds, in the whole run; answers of a fit from sums.
         noise_multiplier: σ, noise of a step over the most that one unit changes.
         noise_to_signal: Norm of a step's noise over the largest that its mean gradient can have; of
-            a round's and its mean change where clients are hidden.
+            a round's and its mean change where clients are hidden. Of sums, the deviation of the
+            noise in a number of all clients' first answer over the most that all rows add to it.
         clients_needed: Clients from which on whole ones could be hidden; None for a single table.
         refused: Why the run would not begin, or None.
         changes: What would make the noise less, the best for training first.
@@ -210,19 +216,16 @@ def _of_records(run: PlannedRun) -> PrivacyPlan:
     """
     promise = run.privacy.among(run.clients)
     statistics = Statistics.planned(run.schema, promise)
-    epochs = run.n_rounds * run.epochs
-    training = Training.planned(
-        statistics.events, promise, rows=run.rows_each, batch_size=run.batch_size, epochs=epochs
-    )
     honest = promise.honest(run.clients) if promise.needs_secure_aggregation else 1
     deviation = statistics.deviation / math.sqrt(honest)
     in_sum = deviation * math.sqrt(run.clients)
     threshold = None
     if statistics.label_sets:
         threshold = label_threshold(statistics.label_deviation, statistics.label_delta)
+    learning = _sums(run, promise, statistics, honest) or _steps(run, promise, statistics)
     # Of a person who may be at every client, all clients' promises together.
     together = run.clients if run.privacy.overlap == "overlapping" else 1
-    ledger = Ledger((*statistics.events, training.event(epochs)))
+    ledger = Ledger((*statistics.events, *learning.events))
     return PrivacyPlan(
         unit="record",
         epsilon=ledger.epsilon(promise.delta) * together,
@@ -234,6 +237,34 @@ def _of_records(run: PlannedRun) -> PrivacyPlan:
         sum_deviation=in_sum,
         frequency_error=_frequency_error(in_sum, run.rows),
         label_threshold=threshold,
+        batch_size=learning.batch_size,
+        sample_rate=learning.sample_rate,
+        steps=learning.steps,
+        noise_multiplier=learning.noise_multiplier,
+        noise_to_signal=learning.noise_to_signal,
+    )
+
+
+@dataclass(frozen=True)
+class _Learning:
+    """What a client's model learns from its rows, and with how much noise."""
+
+    events: tuple[Event, ...]
+    batch_size: int | None
+    sample_rate: float
+    steps: int
+    noise_multiplier: float
+    noise_to_signal: float
+
+
+def _steps(run: PlannedRun, promise: Privacy, statistics: Statistics) -> _Learning:
+    """Private steps, in every round some."""
+    epochs = run.n_rounds * run.epochs
+    training = Training.planned(
+        statistics.events, promise, rows=run.rows_each, batch_size=run.batch_size, epochs=epochs
+    )
+    return _Learning(
+        events=(training.event(epochs),),
         batch_size=training.batch_size,
         sample_rate=training.sample_rate,
         steps=training.steps * epochs,
@@ -241,6 +272,27 @@ def _of_records(run: PlannedRun) -> PrivacyPlan:
         noise_to_signal=noise_to_signal(
             training.noise_multiplier, run.private_parameters, training.batch_size
         ),
+    )
+
+
+def _sums(
+    run: PlannedRun, promise: Privacy, statistics: Statistics, honest: int
+) -> _Learning | None:
+    """The answers of a fit, if that is how the model is trained."""
+    if run.releases is None:
+        return None
+    learnt = [column for column in run.schema if column.kind in (*NUMERIC, *DISCRETE)]
+    plan = Sums.planned(statistics.events, promise, run.releases(len(learnt)))
+    first = plan.releases[0]
+    most = first.norm if first.vectors is None else 1.0  # that a row adds to a number
+    in_sum = plan.deviation(0, first.norm) * math.sqrt(run.clients / honest)
+    return _Learning(
+        events=plan.events,
+        batch_size=None,
+        sample_rate=1.0,
+        steps=len(plan.releases),
+        noise_multiplier=plan.noise_multiplier,
+        noise_to_signal=in_sum / (most * run.rows),
     )
 
 
@@ -386,7 +438,7 @@ def _frequency_error(deviation: float, total: float) -> float:
 def _alternatives(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
     """Runs like this one with one thing changed, each with the change in words."""
     privacy = run.privacy
-    if run.n_rounds > 1:
+    if run.n_rounds > 1 and run.releases is None:
         rounds = run.n_rounds // 2
         yield (
             f"{_number(rounds, 'round')} instead of {run.n_rounds:,}",
@@ -396,14 +448,15 @@ def _alternatives(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
         yield from _alternatives_of_records(run)
     else:
         yield from _alternatives_of_clients(run)
-    yield (
-        "a model of a quarter of the size",
-        replace(
-            run,
-            parameters=max(run.parameters // 4, 1),
-            private_parameters=max(run.private_parameters // 4, 1),
-        ),
-    )
+    if run.releases is None:
+        yield (
+            "a model of a quarter of the size",
+            replace(
+                run,
+                parameters=max(run.parameters // 4, 1),
+                private_parameters=max(run.private_parameters // 4, 1),
+            ),
+        )
     learnt = [column for column in run.schema if column.kind in (*NUMERIC, *DISCRETE)]
     if len(learnt) > 1:
         yield "half of the columns", replace(run, schema=Schema(tuple(learnt[::2])))
@@ -413,14 +466,14 @@ def _alternatives(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
 
 def _alternatives_of_records(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
     """Those that make sense where records are hidden."""
-    if run.epochs > 1:
+    if run.epochs > 1 and run.releases is None:
         epochs = run.epochs // 2
         yield (
             f"{_number(epochs, 'epoch')} instead of {run.epochs:,}"
             + " a round" * (run.n_rounds > 1),
             replace(run, epochs=epochs),
         )
-    if run.batch_size < run.rows_each:
+    if run.batch_size < run.rows_each and run.releases is None:
         size = min(2 * run.batch_size, run.rows_each)
         yield f"batches of {size:,} rows", replace(run, batch_size=size)
     stated = _stated(run.schema)

@@ -13,6 +13,7 @@ from typing import Any
 
 from genesis.errors import PrivacyError
 from genesis.privacy.budget import ASSUMED_PUBLIC, Privacy
+from genesis.privacy.events import SkellamSum
 from genesis.privacy.ledger import Ledger
 
 __all__ = ["client_report", "in_words", "recomputed", "record_report", "spent_epsilon"]
@@ -55,6 +56,7 @@ def record_report(
         at several; None if any client promises nothing.
     """
     told = {name: _of_client(spent[name]) for name in sorted(spent)}
+    kinds = {event["kind"] for each in told.values() for event in each["ledger"]}
     unprotected = sorted(set(clients) - set(told))
     shared = [each["promise"] for each in told.values() if each["promise"]["trust"] != "local"]
     return {
@@ -67,7 +69,7 @@ def record_report(
         "public": [ASSUMED_PUBLIC[public_schema]],
         "unprotected": unprotected,
         "gradients": gradients,
-        "accountant": accountant(),
+        "accountant": accountant(renyi=SkellamSum.kind in kinds),
         "clients": told,
     }
 
@@ -172,7 +174,7 @@ def _trust(promise: Mapping[str, Any]) -> dict[str, str]:
 
 
 def accountant(*, renyi: bool = False) -> str:
-    """What computed ε: Rényi DP for what clients add noise to together, see `accounting`."""
+    """What computed ε: Rényi DP where noise is on vectors of any numbers, see `accounting`."""
     way = "Rényi differential privacy" if renyi else "privacy loss distributions"
     return f"{way} of dp-accounting {version('dp-accounting')}"
 

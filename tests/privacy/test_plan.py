@@ -15,6 +15,7 @@ from genesis.federated.promise import RunPromise
 from genesis.privacy.budget import Privacy
 from genesis.privacy.guard import Guard
 from genesis.privacy.plan import PlannedRun, PrivacyPlan, plan
+from genesis.privacy.sums import Release
 
 KINDS = ["numeric", "numeric", "categorical", "categorical", "boolean"]
 
@@ -204,3 +205,35 @@ def test_a_plan_is_json() -> None:
         assert sum(values["shares"].values()) == pytest.approx(1)
     assert _plan().clients_needed is not None
     assert _plan(clients=1, n_rounds=1).clients_needed is None
+
+
+# --- models that are fitted from sums ---
+
+
+def pairs(columns: int) -> tuple[Release, ...]:
+    return (Release(math.comb(columns, 2)),)
+
+
+SUMS = replace(RECORDS, releases=pairs)
+
+
+def test_noise_of_sums_is_that_of_the_run() -> None:
+    found = plan(SUMS)
+    guard = Guard(SUMS.privacy)
+    guard.begin(SUMS.schema)
+    guard.count_rows(1000)
+    planned = guard.plan_sums(pairs(len(KINDS)))
+    assert found.noise_multiplier == pytest.approx(planned.noise_multiplier)
+    assert (found.steps, found.batch_size) == (1, None)
+    in_sum = math.sqrt(SUMS.clients) * planned.deviation(0, 1.0)
+    assert found.noise_to_signal == pytest.approx(in_sum / SUMS.rows)
+    assert 0.97 * 2.0 < found.epsilon <= 2.0
+    assert "sums over the rows" in found.mechanisms
+
+
+def test_advice_about_sums_is_about_columns_and_epsilon() -> None:
+    found = plan(SUMS)
+    better = {change.what: change.noise_to_signal for change in found.changes}
+    assert better["half of the columns"] < 0.6 * found.noise_to_signal
+    assert better["ε = 4"] < 0.7 * found.noise_to_signal
+    assert not any("batch" in what or "epoch" in what or "model" in what for what in better)

@@ -162,13 +162,15 @@ class Mixture:
         The responsibilities of one row, r_k = w_k Π_j θ_jk(x_j) / p(x), are rounded down to
         multiples of `UNIT`. Its logarithm of p(x) is rounded to them.
         """
-        weights, tables = question.arrays["weights"], question.arrays["tables"]
-        n, k = sum(rows.layout.block_widths), len(weights)
-        if question.kind != "expect" or tables.shape != (n, k) or question.size != n * k + k + 2:
+        n = sum(rows.layout.block_widths)
+        k, rest = divmod(question.size - 2, n + 1)
+        shapes = {name: array.shape for name, array in question.arrays.items()}
+        if question.kind != "expect" or rest or shapes != {"weights": (k,), "tables": (n, k)}:
             raise FederationError(
                 f"a question that is none of {cls.name}'s",
                 do="give server and clients the same version",
             )
+        tables, weights = question.arrays["tables"], question.arrays["weights"]
         log_tables, log_weights = _logs(tables, weights, rows.device)
         counts = torch.zeros(n, k, dtype=torch.int64, device=rows.device)
         members = torch.zeros(k, dtype=torch.int64, device=rows.device)

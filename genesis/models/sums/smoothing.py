@@ -27,6 +27,7 @@ BANDWIDTH = 0.03  # of the kernel, as a share of the rows
 HEAVY = 4.0  # times the mean frequency, from which a code of a number stands by itself
 LEAST, MOST = 1e-3, 1e5  # of a concentration
 STEPS = 3  # of the fixed point, each time: it is followed over many passes
+NO_STRENGTH = 1e-9  # in place of 0: components of no rows are the table
 RARE = 1e-3  # expected rows below which a cell adds nothing to the fixed point
 
 
@@ -55,14 +56,14 @@ class Smoothing:
         self.concentrations = [0.03 * width for width in self.widths]
         self._kernels = [
             _kernel(self.frequencies[block], last_apart=null)
-            for block, null in enumerate(layout.null_modes)
+            for block, null in enumerate(layout.null_modes or (False,) * layout.n_scalars)
         ]
 
     def tables(self, sums: Tensor) -> Tensor:
         """Frequencies of every component after expected counts sums: (S, K) -> (S, K) float64."""
         blocks = []
         for block, counts in enumerate(sums.split_with_sizes(self.widths)):
-            prior = self.concentrations[block] * self.strength
+            prior = max(self.concentrations[block] * self.strength, NO_STRENGTH)
             smoothed = counts + prior * self._mean(block, counts)
             blocks.append(smoothed / smoothed.sum(0))
         return torch.cat(blocks)
