@@ -220,6 +220,7 @@ def run(method: Method, table: PreparedTable, split: Split, seed: int, judge: Ju
     if method.name == "holdout":
         line["tstr"] = None  # it would be tested on the rows that it was trained on
     line["c2st"] = judge.distinguish(rows)
+    line["c2st_10k"] = judge.distinguish(rows, rows=10_000)
     return {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}
 
 

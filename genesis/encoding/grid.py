@@ -66,14 +66,11 @@ class GridEncoding:
         counts = leaves.counts[kept].astype(np.int64)
         if not len(counts) and not statistics.nulls:
             low, high, counts = np.array([statistics.lower]), np.array([statistics.lower]), _ONE
-        same = (low[1:] == low[:-1]) & (high[1:] == high[:-1])
-        beyond = np.append(False, same)[: len(low)]
-        leaf = np.cumsum(~beyond) - 1
-        counts = np.bincount(leaf, counts).astype(np.int64)
+        low, high, counts = _joined(low, high, counts)
         return cls(
             column=column,
-            low=low[~beyond],
-            high=high[~beyond],
+            low=low,
+            high=high,
             leaf_counts=counts,
             starts=_starts(counts, bins),
             nulls=statistics.nulls,
@@ -182,7 +179,7 @@ class GridEncoding:
         place = (below - self._below[leaf]) / self.leaf_counts[leaf]
         low, high, n = self.low[leaf], self.high[leaf], self._numbers[leaf]
         if self.column.decimals is None:
-            return np.clip(low + place * (high - low), low, high)
+            return np.clip(low * (1 - place) + high * place, low, high)
         step = 10.0**-self.column.decimals
         drawn: Floats = np.clip(low + np.floor(place * n) * step, low, high)
         return self.settle(drawn)
@@ -257,9 +254,8 @@ class GridEncoding:
         return _drawn_in(decoded, intervals)
 
     def _is_inside(self, value: float) -> bool:
-        """Whether a value lies in a leaf that is no grid of numbers."""
-        leaf = int(np.searchsorted(self.high, value, side="left"))
-        return leaf < len(self.low) and bool(self.low[leaf] <= value) and not self._numbers[leaf]
+        """Whether a column without a grid of numbers may hold a value, in a leaf or between two."""
+        return self.column.decimals is None and self.lower <= value <= self.upper
 
     def settle(self, values: Floats) -> Floats:
         """Values on the column's grid and within its bounds."""
@@ -275,12 +271,13 @@ class GridEncoding:
         with np.errstate(over="ignore"):
             nearer = np.abs(values - self.high[before]) < np.abs(self.low[after] - values)
         leaf = np.where((values < self.low[after]) & nearer, before, after)
-        width = self.high[leaf] - self.low[leaf]
-        step = 0.0 if self.column.decimals is None else 10.0**-self.column.decimals
-        inside = np.clip(values, self.low[leaf], self.high[leaf]) - self.low[leaf]
+        # Halves first: the difference of two large floats may overflow.
+        low, high = self.low[leaf] / 2, self.high[leaf] / 2
+        step = 0.0 if self.column.decimals is None else 10.0**-self.column.decimals / 2
+        inside, width = np.clip(values / 2, low, high) - low, high - low + step
         # The middle of a single number, so that decoding finds it again.
-        place = (inside + step / 2) / np.where(width + step > 0, width + step, 1.0)
-        return leaf, np.where(width + step > 0, place, 0.5)
+        place = (inside + step / 2) / np.where(width > 0, width, 1.0)
+        return leaf, np.where(width > 0, place, 0.5)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; floats keep every bit."""
@@ -308,6 +305,7 @@ class GridEncoding:
 
 
 _ONE = np.ones(1, dtype=np.int64)
+MOST_LEAVES = 5000  # single values that stand for themselves; of joined ones a quarter as many
 POINT = 1e-6  # rows that a single value of a continuous column stands for
 
 
@@ -320,6 +318,55 @@ def _drawn_in(values: Floats, intervals: list[tuple[float, float]]) -> Floats:
     nearest = np.abs(values[rows, None] - flat).argmin(1) if len(flat) else rows[:0]
     values[rows] = flat[nearest]
     return values
+
+
+def _joined(low: Floats, high: Floats, counts: Integers) -> tuple[Floats, Floats, Integers]:
+    """Neighbouring leaves joined until none tells of fewer than 5 rows, or there are too many.
+
+    Single values of enough rows stay as they are; what is left between two of them, of fewer than 5
+    rows, counts as the one before.
+    """
+    total = int(counts.sum())
+    alone = (low == high) & (counts >= max(SMALL_CELL, total / MOST_LEAVES))
+    least = max(SMALL_CELL, total / (MOST_LEAVES // 4))
+    leaves: list[tuple[float, float, int]] = []
+    begun: tuple[float, float, int] | None = None
+    for first, last, count, stays in zip(low, high, counts.tolist(), alone, strict=True):
+        if stays:
+            if begun is not None:
+                count += _close(leaves, begun)
+                begun = None
+            if leaves and leaves[-1][:2] == (first, last):  # values that are drawn in to a bound
+                count += leaves.pop()[2]
+            leaves.append((float(first), float(last), count))
+            continue
+        begun = (
+            (float(first), float(last), count)
+            if begun is None
+            else (begun[0], float(last), begun[2] + count)
+        )
+        if begun[2] >= least:
+            leaves.append(begun)
+            begun = None
+    if begun is not None and (left := _close(leaves, begun)):
+        leaves.append((*begun[:2], left))  # there is nothing else
+    kept = np.array([leaf[:2] for leaf in leaves], dtype=np.float64).reshape(-1, 2)
+    return kept[:, 0], kept[:, 1], np.array([leaf[2] for leaf in leaves], dtype=np.int64)
+
+
+def _close(leaves: list[tuple[float, float, int]], begun: tuple[float, float, int]) -> int:
+    """End a leaf: it stands if it has enough rows, else they count as the leaf before.
+
+    Returns:
+        Rows that are left for the leaf after it, because there is none before.
+    """
+    if begun[2] >= SMALL_CELL:
+        leaves.append(begun)
+    elif leaves:
+        leaves[-1] = (*leaves[-1][:2], leaves[-1][2] + begun[2])
+    else:
+        return begun[2]
+    return 0
 
 
 def _starts(counts: Integers, bins: int) -> Integers:

@@ -90,7 +90,7 @@ WHOLE = histogram([0, 5, 6, 20], [4, 5, 9, 20], [50, 20, 20, 10], [0, 1], decima
 @pytest.mark.parametrize(
     "values",
     [
-        pytest.param(rng().integers(-50, 50, 1000), id="whole numbers"),
+        pytest.param(rng().integers(-50, 50, 3000), id="whole numbers"),
         pytest.param(np.round(rng().uniform(-3, 3, 5000), 1), id="decimals"),
         pytest.param(np.resize([0.0, 99.5, -1e300, 5e-324], 100), id="few values"),
         pytest.param([3.0] * 50 + [np.nan] * 3, id="one value"),

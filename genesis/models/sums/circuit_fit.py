@@ -47,7 +47,7 @@ __all__ = ["CircuitFit", "answer"]
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-_MOST_BITS = 60
+_MOST_BITS = 54
 """Of a sum. What is rounded away grows from step to step, so all of them are used."""
 
 _LIKELIHOOD = 2.0**20

@@ -248,17 +248,17 @@ def _check_noise(layout: Layout, rows: int, budget: Budget) -> None:
     Raises:
         PlanError: It is such noise.
     """
-    pairs = max(math.comb(layout.n_blocks, 2), 1)
-    deviation = math.sqrt(pairs * budget.clients / (2 * budget.rho))
+    blocks = layout.n_blocks
+    deviation = math.sqrt(math.comb(blocks, 2) * budget.clients / (2 * budget.rho))
     noise = 2 * deviation * math.sqrt(sum(layout.block_widths)) / max(rows, 1)
     if noise > MOST_NOISE:
         times = noise / MOST_NOISE
-        fit = max(math.floor(layout.n_blocks * times ** (-2 / 3)), 1)
+        fewer = max(math.floor(blocks * times ** (-2 / 3)), 1)
         raise PlanError(
             "epsilon is too small for so many columns: noise would hide how they depend on each "
             "other",
-            got=f"{layout.n_blocks} columns, and noise of {noise:.2g} of the rows where "
-            f"{MOST_NOISE:g} leaves something",
-            do=f"promise an epsilon {math.ceil(10 * times) / 10:g} times as large, or keep "
-            f"{fit} of the columns",
+            got=f"{blocks} columns, and noise of {noise:.2g} of the rows where {MOST_NOISE:g} "
+            "leaves something",
+            do=f"promise an epsilon {math.floor(10 * times + 1) / 10:g} times as large, or keep "
+            f"{fewer} of the columns",
         )

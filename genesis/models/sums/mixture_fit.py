@@ -3,10 +3,10 @@
     E  every row's chance of belonging to each component, added up: expected counts   (the shards)
     M  tables and weights from the expected counts, drawn in by `smoothing`           (here)
 
-Early passes over the rows are divided in groups, with an M step after each (Cappé and Moulines
-2009): expected counts are then a moving mean. The last passes are whole ones, so that in the end
-the parameters are those of all rows alike. Components that come to nothing are left out on the way,
-so their number is what the likelihood and its penalty, the smoothing, leave of it.
+After a first look at all rows, passes over them are divided in groups, with an M step after each
+(Cappé and Moulines 2009): expected counts are then a moving mean. The last passes are whole again,
+so that in the end the parameters are those of all rows alike. Components that come to nothing are
+left out on the way, so their number is what the likelihood and its penalty, the smoothing, leave.
 """
 
 from __future__ import annotations
@@ -192,7 +192,9 @@ class MixtureFit:
     def _parts(self) -> int:
         """Groups of this pass."""
         whole = math.ceil(self._passes / WHOLE)
-        return self._groups if self._pass < self._passes - whole else 1
+        # Equal rows are in one group: what the first group lacks, components would not learn again.
+        divided = 0 < self._pass < self._passes - whole
+        return self._groups if divided else 1
 
     def _move(self, counts: Tensor, members: Tensor, seen: int) -> None:
         """The moving mean of expected counts, and the parameters that follow from it."""

@@ -214,7 +214,6 @@ def test_it_finds_the_table_that_it_was_drawn_from(seed):
     assert found < 0.6 * independent
 
 
-@pytest.mark.xfail(reason="the first parts of the rows that it sees hold some kinds of rows alone")
 def test_a_table_of_few_kinds_of_rows_is_learnt():
     """Equal rows are all in one part of the table, so no part is like the whole of it."""
     layout, codes = Layout((), (10, 10)), np.repeat(np.arange(10), 500)[:, None].repeat(2, 1)
@@ -272,8 +271,10 @@ def test_it_asks_as_often_as_it_says(groups, n_rounds, restarts):
     assert passes == said == n_rounds + (restarts - 1) * (n_rounds > 1) * max(n_rounds // 4, 1)
     whole = -(-n_rounds // 5)
     assert asked[-whole:] == [(0, 1)] * whole
-    divided = asked[: len(asked) - whole]
+    divided = [each for each in asked if each[1] > 1]
     assert divided == [(i % groups, groups) for i in range(len(divided))]
+    if n_rounds > 1:
+        assert asked[0] == (0, 1)  # every start looks at all rows first
 
 
 def test_the_best_start_is_gone_on_with():

@@ -33,7 +33,7 @@ SMALL = {
     "mixture": {"components": 4, "groups": 3, "restarts": 2},
     "circuit": {"states": 3},
     "copula": {},
-    "marginals": {"components": 8, "steps": 20},
+    "marginals": {"components": 8, "steps": 60},
 }
 N = 80
 NEAR = {"circuit": 1e-6}
