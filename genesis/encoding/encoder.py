@@ -200,6 +200,9 @@ class Encoder:
             [replace(c, decimals=None) for c in self.schema]
             == [replace(c, decimals=None) for c in schema]
             and len({c.name for c in columns}) == len(columns)
+            # All of them: what a promise is divided among follows from their number.
+            and {c.name for c in columns}
+            == {c.name for c in schema if c.kind in (*NUMERIC, *DISCRETE)}
             and all(
                 e.column.kind in (DISCRETE if isinstance(e, DiscreteEncoding) else NUMERIC)
                 and e.is_sound

@@ -33,12 +33,14 @@ def option(default: Any, check: Check) -> Any:
     return field(default=default, metadata={"check": check})
 
 
-def whole(at_least: int) -> Check:
+def whole(at_least: int, at_most: int | None = None) -> Check:
     """A whole number."""
+    needed = f"of at least {at_least}" if at_most is None else f"from {at_least} to {at_most}"
 
     def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < at_least:
-            raise ValueError(f"a whole number of at least {at_least}")
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or value < at_least or (at_most is not None and value > at_most):
+            raise ValueError(f"a whole number {needed}")
         return int(value)
 
     return check

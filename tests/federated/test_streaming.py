@@ -50,10 +50,10 @@ FILES = {"north": ".csv", "south": ".csv.gz", "west": ".parquet"}
 @cache
 def schema() -> Schema:
     """What all clients have agreed on."""
-    return Schema.infer(dirty_table(120))
+    return Schema.infer(dirty_table(90))
 
 
-def pieces(n: int = 120) -> dict[str, pd.DataFrame]:
+def pieces(n: int = 90) -> dict[str, pd.DataFrame]:
     table = dirty_table(n)
     return {name: table.iloc[i::3].reset_index(drop=True) for i, name in enumerate(FILES)}
 
@@ -91,6 +91,8 @@ def test_the_model_is_the_same_bit_for_bit(paths: dict[str, Path], method: str) 
     assert found.model.encoder.digest == expected.model.encoder.digest
     assert torch.equal(vector(found), vector(expected))
     assert found.rows == expected.rows
+    mixed = fitted(method, in_memory(paths) | {"south": TableBlocks(paths["south"], 20)})
+    assert torch.equal(vector(mixed), vector(expected))
     metrics = [[report.metrics for report in run.history] for run in (found, expected)]
     assert metrics[0] == metrics[1]
 
@@ -99,11 +101,6 @@ def test_so_it_is_through_secure_aggregation(paths: dict[str, Path]) -> None:
     expected = fitted("mixture", in_memory(paths))
     found = fitted("mixture", in_blocks(paths, 30), secure_aggregation="masking")
     assert torch.equal(vector(found), vector(expected))
-
-
-def test_some_clients_may_hold_their_rows_in_memory(paths: dict[str, Path]) -> None:
-    mixed: dict[str, Any] = in_memory(paths) | {"south": TableBlocks(paths["south"], 7)}
-    assert torch.equal(vector(fitted("copula", mixed)), vector(fitted("copula", in_memory(paths))))
 
 
 def answers(rows: Any, stated: Schema) -> list[list[tuple[Question, list[int]]]]:
@@ -254,10 +251,9 @@ def test_a_schema_is_needed(paths: dict[str, Path]) -> None:
         client.train(TableBlocks(paths["north"]))
 
 
-@pytest.mark.parametrize("method", ["ctgan", "tvae"])
-def test_models_that_are_trained_in_steps_refuse(paths: dict[str, Path], method: str) -> None:
-    with pytest.raises(GenesisError, match=f"{method} is trained in steps.*read in blocks"):
-        fitted(method, in_blocks(paths, 30), n_rounds=1)
+def test_models_that_are_trained_in_steps_refuse(paths: dict[str, Path]) -> None:
+    with pytest.raises(GenesisError, match=r"tvae is trained in steps.*read in blocks"):
+        fitted("tvae", in_blocks(paths, 30), n_rounds=1)
     shard = Shard("north", TableBlocks(paths["north"]), schema=schema())
     assert shard.handle(Request("describe", meta={"discrete_columns": []})).error is None
 

@@ -40,7 +40,7 @@ from genesis.models.sums.circuit import (
     states_for,
 )
 from genesis.models.sums.hidden_tree import HiddenTree
-from genesis.models.sums.rows import SumRows
+from genesis.models.sums.rows import MOST_GROUPS, SumRows, are_groups
 
 __all__ = ["CircuitFit", "answer"]
 
@@ -53,9 +53,8 @@ _MOST_BITS = 54
 _LIKELIHOOD = 2.0**20
 """Parts of a nat that log-likelihoods are rounded to."""
 
-_PARTS = 8
 _LEAST_PART = 2000
-"""Parts of the rows in an early pass, and the rows that a part should have."""
+"""Rows that a part of the rows in an early pass should have."""
 
 _EARLY = 5
 """Most passes that are made in parts; at most a quarter of all are."""
@@ -99,7 +98,7 @@ class CircuitFit:
         self._chances = [torch.from_numpy(c) for c in block_chances(layout, frequencies)]
         self._groups = group_codes(layout, self._frequencies)
         self._early = min(_EARLY, n_rounds // 4)
-        self._parts = max(1, min(_PARTS, rows // _LEAST_PART))
+        self._parts = max(1, min(MOST_GROUPS, rows // _LEAST_PART))
         # Without any pair the tree is known.
         self._tree_known = config.tree is not None or layout.n_blocks == 1
         tree = config.tree or (-1,) + (0,) * (layout.n_blocks - 1)
@@ -262,7 +261,9 @@ def answer(rows: SumRows, question: Question) -> Integers:
             asked, size = partial(_pairs, groups, rows), groups.n_cells
         elif question.kind == "expectations":
             parameters, tree = _tree(rows.layout, question, rows.device)
-            part, parts = int(question.meta["part"]), int(question.meta["parts"])
+            part, parts = question.meta["part"], question.meta["parts"]
+            if not are_groups(part, parts):
+                raise ValueError(f"no pass has part {part} of {parts}")
             bits = int(question.meta["bits"])
             if not 0 <= bits < _MOST_BITS:
                 raise ValueError("counts of so many bits")

@@ -22,7 +22,7 @@ from genesis.errors import ConditionError, FederationError, GenesisError, PlanEr
 from genesis.models.config import flag, number, option, optional, parse, whole
 from genesis.models.parameters import ParameterLayout
 from genesis.models.sums import Budget, Question, SumFit
-from genesis.models.sums.rows import UNIT, SumRows
+from genesis.models.sums.rows import MOST_GROUPS, UNIT, SumRows, are_groups
 
 if TYPE_CHECKING:
     from genesis.privacy.sums import Release
@@ -42,7 +42,7 @@ class MixtureConfig:
     """Choices of a mixture.
 
     Args:
-        components: Components, at most; None for one for every 110 rows, from 16 to 600. The fit
+        components: Components, at most; None for one for every 95 rows, from 16 to 600. The fit
             leaves out those that come to nothing.
         smoothing: How strongly components are drawn in to the table's frequencies, as a multiple of
             what their likelihood says; at least 0. Less fits closer and remembers more of the rows.
@@ -57,7 +57,7 @@ class MixtureConfig:
     components: int | None = option(None, optional(whole(1)))
     smoothing: float = option(1.0, number(0.0))
     restarts: int | None = option(None, optional(whole(1)))
-    groups: int | None = option(None, optional(whole(1)))
+    groups: int | None = option(None, optional(whole(1, MOST_GROUPS)))
     epochs: int = option(20, whole(1))
     verbose: bool = option(False, flag)
 
@@ -165,7 +165,13 @@ class Mixture:
         n = sum(rows.layout.block_widths)
         k, rest = divmod(question.size - 2, n + 1)
         shapes = {name: array.shape for name, array in question.arrays.items()}
-        if question.kind != "expect" or rest or shapes != {"weights": (k,), "tables": (n, k)}:
+        group, groups = question.meta.get("group"), question.meta.get("groups")
+        if (
+            question.kind != "expect"
+            or rest
+            or shapes != {"weights": (k,), "tables": (n, k)}
+            or not are_groups(group, groups)
+        ):
             raise FederationError(
                 f"a question that is none of {cls.name}'s",
                 do="give server and clients the same version",
@@ -176,7 +182,7 @@ class Mixture:
         members = torch.zeros(k, dtype=torch.int64, device=rows.device)
         block = torch.empty(n + 1, k, device=rows.device)
         likelihood = seen = 0
-        for places in rows.blocks(question.meta["group"], question.meta["groups"]):
+        for places in rows.blocks(group, groups):
             logs, shares = _expect(places, log_tables, log_weights)
             shares = shares.div_(UNIT).floor_()
             block.zero_()

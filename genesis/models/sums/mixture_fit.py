@@ -25,7 +25,7 @@ from genesis.codes import Layout
 from genesis.errors import PlanError, TrainingError
 from genesis.models.sums import Question
 from genesis.models.sums.mixture import MixtureConfig
-from genesis.models.sums.rows import UNIT
+from genesis.models.sums.rows import MOST_GROUPS, UNIT
 from genesis.models.sums.smoothing import Smoothing
 
 __all__ = ["MixtureFit"]
@@ -33,15 +33,16 @@ __all__ = ["MixtureFit"]
 Integers = npt.NDArray[np.int64]
 
 FEWEST_COMPONENTS, MOST_COMPONENTS = 16, 600
-ROWS_A_COMPONENT = 110  # closer fits remember rows: see docs/benchmarks.md
-MOST_GROUPS, ROWS_A_GROUP = 8, 2000
+ROWS_A_COMPONENT = 95  # closer fits remember rows: see docs/benchmarks.md
+ROWS_A_GROUP = 2000
 FEW_ROWS, STARTS = 5000, 3  # fewer rows than these are begun with more than once
 WHOLE = 5  # one pass of so many, the last ones, is not divided
 FORGETTING = 0.6  # exponent of the steps of the moving mean
-CLOSENESS = 500.0  # rows that a component resembles the table by when it begins
+CLOSENESS = 100.0  # rows that a component resembles the table by when it begins
 UNMIXED = 0.9  # share of its own that it begins with
 WEIGHT = 0.1  # rows that a component counts beside its own
 LEAST_ROWS = 2.0  # a component of fewer is left out
+LEAST_GAIN = 1e-3  # nats a row, of a pass that another one is worth
 
 
 class MixtureFit:
@@ -79,7 +80,7 @@ class MixtureFit:
             )
         self._layout, self._given, self._rows, self._seed = layout, config, rows, seed
         self._frequencies, self._device = frequencies, device
-        self._passes = n_rounds
+        self._passes, self._whole = n_rounds, math.ceil(n_rounds / WHOLE)
         restarts = config.restarts or (STARTS if rows < FEW_ROWS else 1)
         self._starts = restarts if n_rounds > 1 else 1
         self._trial = max(n_rounds // 4, 1)  # passes after which starts are compared
@@ -93,7 +94,10 @@ class MixtureFit:
 
     @property
     def n_rounds(self) -> int:
-        """Passes over the rows, those of the starts that come to nothing included."""
+        """Passes over the rows, those of the starts that come to nothing included.
+
+        Fewer than were asked for, once the penalised likelihood does not grow any more.
+        """
         return self._passes + (self._starts - 1) * self._trial
 
     @property
@@ -186,14 +190,13 @@ class MixtureFit:
         self._counts = self._tables.new_zeros(self._tables.shape)
         self._members = self._weights.new_zeros(k)
         self._pass, self._group, self._steps = 0, 0, 0
-        self._likelihood, self._seen = 0.0, 0
+        self._likelihood, self._seen, self._score = 0.0, 0, -1e300
 
     @property
     def _parts(self) -> int:
         """Groups of this pass."""
-        whole = math.ceil(self._passes / WHOLE)
         # Equal rows are in one group: what the first group lacks, components would not learn again.
-        divided = 0 < self._pass < self._passes - whole
+        divided = 0 < self._pass < self._passes - self._whole
         return self._groups if divided else 1
 
     def _move(self, counts: Tensor, members: Tensor, seen: int) -> None:
@@ -219,8 +222,13 @@ class MixtureFit:
         if self._pass < self._passes:
             self._smoothing.learn(self._counts)
             self._tables = self._smoothing.tables(self._counts)
+        score = mean * self._rows + self._penalty()
         if self._pass == self._trial and self._start < self._starts:
-            self._compare(mean * self._rows)
+            self._compare(score)
+        elif self._start == self._starts and self._pass < self._passes - self._whole:
+            if score - self._score < LEAST_GAIN * self._rows:
+                self._passes = self._pass + self._whole  # nothing but the last passes is left
+        self._score = score
         return {
             "negative_log_likelihood": -mean,
             "components": float(len(self._weights)),
@@ -234,9 +242,8 @@ class MixtureFit:
             self._tables, weights = self._tables[:, kept], self._weights[kept]
             self._weights = weights / weights.sum()
 
-    def _compare(self, likelihood: float) -> None:
+    def _compare(self, score: float) -> None:
         """After its first passes: keep this start if it is the best, and begin the next one."""
-        score = likelihood + self._penalty()
         if self._best is None or score > self._best[0]:
             self._best = score, *self._state()
         self._start += 1
@@ -265,6 +272,8 @@ class MixtureFit:
             "pass": self._pass,
             "group": self._group,
             "steps": self._steps,
+            "passes": self._passes,
+            "score": self._score,
             "likelihood": self._likelihood,
             "seen": self._seen,
             "concentrations": list(self._smoothing.concentrations),
@@ -280,6 +289,7 @@ class MixtureFit:
     def _go_on(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         self._pass, self._group = int(values["pass"]), int(values["group"])
         self._steps, self._seen = int(values["steps"]), int(values["seen"])
+        self._passes, self._score = int(values["passes"]), float(values["score"])
         self._likelihood = float(values["likelihood"])
         self._smoothing.concentrations = [float(a) for a in values["concentrations"]]
         self._weights = tensors["weights"].to(self._device)

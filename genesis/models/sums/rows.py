@@ -12,7 +12,7 @@ from torch import Tensor
 
 from genesis.codes import Codes, Layout
 
-__all__ = ["BLOCK_ROWS", "UNIT", "SumRows"]
+__all__ = ["BLOCK_ROWS", "MOST_GROUPS", "UNIT", "SumRows", "are_groups"]
 
 BLOCK_ROWS = 1024
 """Rows of a block: float32 adds up as many multiples of `UNIT` in [0, 1] without rounding."""
@@ -22,6 +22,9 @@ STRETCH_ROWS = 65_536
 
 UNIT = 2.0**-14
 """What expectations are rounded down to, row by row, so that their sums are exact."""
+
+MOST_GROUPS = 8
+"""Groups that rows are divided in: one of very many would hold a single row, and its sum be it."""
 
 
 class SumRows:
@@ -87,6 +90,12 @@ class SumRows:
                 found[start : start + STRETCH_ROWS] = hashed % np.uint64(groups)
             self._groups = groups, found
         return self._groups[1]
+
+
+def are_groups(group: Any, groups: Any) -> bool:
+    """Whether a client lets itself be asked for the rows of one of so many groups."""
+    whole = type(group) is int and type(groups) is int
+    return whole and 0 <= group < groups <= MOST_GROUPS
 
 
 def _hashed(codes: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:

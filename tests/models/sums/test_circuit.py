@@ -524,6 +524,19 @@ def test_questions_of_others():
             Circuit.answer(SumRows(TINY, rows), question)
 
 
+@pytest.mark.parametrize(("part", "parts"), [(3, 2**40), (0, 9), (2, 2), (-1, 2), (0, 0)])
+def test_no_row_is_asked_for_by_itself(part, parts):
+    rows = random_rows(5)
+    fit = begin(rows)
+    fit.take(Circuit.answer(SumRows(TINY, rows), fit.question()))
+    good = fit.question()
+    meta = {**good.meta, "part": part, "parts": parts}
+    with pytest.raises(FederationError, match="no pass has part"):
+        Circuit.answer(
+            SumRows(TINY, rows), Question(good.kind, good.size, meta=meta, arrays=good.arrays)
+        )
+
+
 def test_sums_that_no_table_has():
     rows = random_rows(50)
     fit = begin(rows)
