@@ -40,7 +40,7 @@ from genesis.models import (
     model_class,
     private_choices,
 )
-from genesis.models.choosing import chosen_method
+from genesis.models.choosing import chosen_method, suited
 from genesis.models.sums import Budget, SumFit
 from genesis.models.sums.rows import SumRows
 from genesis.privacy.budget import Privacy
@@ -549,7 +549,7 @@ def _promise(
     Raises:
         PlanError: It cannot be kept here, or not with this config.
     """
-    promise = promise_of(privacy)
+    promise = promise_of(suited(method, privacy))
     if promise is not None:
         check_private_config(method, config)
     return promise

@@ -22,7 +22,7 @@ from genesis.models import (
     model_class,
     private_choices,
 )
-from genesis.models.choosing import chosen_method
+from genesis.models.choosing import chosen_method, suited
 from genesis.privacy.budget import Privacy
 
 __all__ = ["Plan", "check_number", "check_whole", "read_choices"]
@@ -137,7 +137,7 @@ class Plan:
                     do="change it",
                 )
         object.__setattr__(self, "discrete_columns", tuple(self.discrete_columns))
-        object.__setattr__(self, "method", chosen_method(self.method, self.promise))
+        object.__setattr__(self, "method", chosen_method(self.method, Privacy.parse(self.privacy)))
         if self.seed is None:
             object.__setattr__(self, "seed", secrets.randbits(32))
         if self.n_rounds is None:
@@ -339,7 +339,7 @@ class Plan:
     @property
     def promise(self) -> Privacy | None:
         """What `privacy` says."""
-        return Privacy.parse(self.privacy)
+        return Privacy.parse(suited(self.method, self.privacy))
 
     def _check_choice(self, name: str, known: tuple[str, ...]) -> None:
         value = getattr(self, name)

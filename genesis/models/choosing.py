@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from genesis.models import is_sum_model
 from genesis.privacy.budget import Privacy
 
-__all__ = ["AUTO", "advice", "chosen_method", "recommended"]
+__all__ = ["AUTO", "advice", "chosen_method", "recommended", "suited"]
 
 AUTO = "auto"
 
 SMALL_EPSILON = 3.0
 """Up to here noisy marginals are far better than noisy steps of any network."""
+
+SUM_STATISTICS = 0.35
+"""Share of a promise for the statistics of columns, if a model is fitted from sums."""
 
 
 def recommended(promise: Privacy | None) -> str:
@@ -27,6 +34,18 @@ def recommended(promise: Privacy | None) -> str:
 def chosen_method(method: str, promise: Privacy | None) -> str:
     """The name of a method, with "auto" decided."""
     return recommended(promise) if method == AUTO else method
+
+
+def suited(method: str, privacy: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """An argument ``privacy=`` with what suits a method, where it does not say otherwise.
+
+    Sums over the rows are few, so more of a promise is left for the statistics of single columns,
+    which they are about.
+    """
+    given = None if privacy is None else privacy.get("differential_privacy")
+    if not isinstance(given, Mapping) or "statistics" in given or not is_sum_model(method):
+        return privacy
+    return {"differential_privacy": {**given, "statistics": SUM_STATISTICS}}
 
 
 def advice(method: str, promise: Privacy | None) -> str | None:

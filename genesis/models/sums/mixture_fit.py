@@ -225,9 +225,9 @@ class MixtureFit:
         score = mean * self._rows + self._penalty()
         if self._pass == self._trial and self._start < self._starts:
             self._compare(score)
-        elif self._start == self._starts and self._pass < self._passes - self._whole:
-            if score - self._score < LEAST_GAIN * self._rows:
-                self._passes = self._pass + self._whole  # nothing but the last passes is left
+        elif self._start == self._starts and score - self._score < LEAST_GAIN * self._rows:
+            # Nothing but the last passes is left.
+            self._passes = min(self._passes, self._pass + self._whole)
         self._score = score
         return {
             "negative_log_likelihood": -mean,
