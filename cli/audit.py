@@ -54,7 +54,7 @@ OF_MECHANISM = ("mechanism", "method", "config", "json", "seed", "quiet")
     "--method",
     default=None,
     help="Method to train for these. [default: the model's] With --mechanism, whose step: ctgan, "
-    "tvae, classifier or client-level. [default: each]",
+    "tvae, classifier, client-level, marginals or mixture. [default: each]",
 )
 @options.epochs
 @options.config

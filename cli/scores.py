@@ -86,8 +86,9 @@ def mechanism_as_text(found: Mapping[str, Any]) -> str:
         lines.append(f"{'  moves the sum, over C':{WIDTH}}{shown:>9} {'':18}{'≤ 1':>9}")
     lines.append(_beside("noise over σC/B", found["noise"], "scale", "1", ".3f"))
     lines.append(_beside("  of empty batches", found["empty"], "scale", "1", ".3f"))
-    sampled = found["batches"]["poisson"] and found["batches"]["counted"]
-    lines.append(f"{'batches by Poisson sampling':{WIDTH}}{'yes' if sampled else 'no':>9}")
+    if found["batches"] is not None:
+        sampled = found["batches"]["poisson"] and found["batches"]["counted"]
+        lines.append(f"{'batches by Poisson sampling':{WIDTH}}{'yes' if sampled else 'no':>9}")
     return "\n".join([*lines, "", *_said(found["verdict"])])
 
 

@@ -52,7 +52,11 @@ class Distribution:
     def of(cls, encoding: NumericEncoding | GridEncoding) -> Distribution:
         """What was released of a column, nulls aside; without pieces if nothing was."""
         if isinstance(encoding, GridEncoding):
-            return cls(encoding.low, encoding.high, encoding.leaf_counts.astype(np.float64))
+            low, high, decimals = encoding.low, encoding.high, encoding.column.decimals
+            if decimals is not None:  # values are rounded: else the ends would get half of a value
+                half = np.where(high > low, 10.0**-decimals / 2, 0.0)
+                low, high = low - half, high + half
+            return cls(low, high, encoding.leaf_counts.astype(np.float64))
         pieces = [(encoding.atoms, encoding.atoms, encoding.atom_counts.astype(np.float64))]
         if encoding.mixture is not None:
             low, high, mass = _pieces_of_mixture(encoding, encoding.mixture)

@@ -186,8 +186,11 @@ def _spelled(value: Any) -> str:
 
 
 def _impossible(column: Column, wanted: Any, known: str) -> ConditionError:
+    asked = repr(wanted)
+    if isinstance(wanted, tuple):
+        asked = "..".join("" if end is None else str(end) for end in wanted)
     return ConditionError(
-        f"no row can have {column.name} = {wanted!r}", do=f"column '{column.name}' is {known}"
+        f"no row can have {column.name} = {asked}", do=f"column '{column.name}' is {known}"
     )
 
 
@@ -232,6 +235,10 @@ def _intervals(column: Column, wanted: Any) -> list[Interval]:
             )
         low = -math.inf if wanted[0] is None else _number(column, wanted[0])
         high = math.inf if wanted[1] is None else _number(column, wanted[1])
+        if low > high:
+            raise ConditionError(
+                f"a range on column '{column.name}' ends before it begins", do="swap its ends"
+            )
         return [(low, high)]
     chosen = [_number(column, value) for value in _several(wanted) if not _is_null(value)]
     return [(value, value) for value in chosen]

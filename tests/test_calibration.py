@@ -15,6 +15,7 @@ from scipy.stats import kstest, norm
 from genesis.calibration import Calibration, Distribution
 from genesis.codes import Codes
 from genesis.encoding.encoder import Encoder
+from genesis.encoding.grid import GridEncoding
 from genesis.encoding.numeric import NumericEncoding
 from genesis.mixtures import Mixture
 from genesis.schema import Column, Kind, Schema
@@ -220,6 +221,22 @@ def test_odd_tables(table, grid):
     rows = encoder.assemble(values, 30, rng())
     assert rows.shape == (30, table.shape[1])
     assert (rows.isna().any() <= table.isna().any()).all()
+
+
+def test_whole_numbers_of_a_leaf_are_equally_frequent():
+    column = Column("x", Kind.NUMERIC, dtype="int64", decimals=0)
+    encoding = GridEncoding(
+        column,
+        low=np.array([0.0, 1.0, 7.0]),
+        high=np.array([0.0, 4.0, 9.0]),
+        leaf_counts=np.array([100, 400, 300]),
+        starts=np.array([0, 1]),
+        nulls=0,
+    )
+    x = encoding.settle(Distribution.of(encoding).quantile((np.arange(8000) + 0.5) / 8000))
+    found, counts = np.unique(x, return_counts=True)
+    assert found.tolist() == [0, 1, 2, 3, 4, 7, 8, 9]
+    assert np.abs(counts - 1000).max() <= 2
 
 
 def test_what_was_released_as_absent_is_hardly_drawn():

@@ -40,9 +40,9 @@ def test_every_step_unless_one_is_named(run: Run) -> None:
     done = run([*AUDIT, "--json", "steps.json"])
     assert (done.exit_code, done.stderr) == (0, "")
     told = json.loads(Path("steps.json").read_text())
-    names = ["ctgan", "tvae", "classifier", "client-level"]
+    names = ["ctgan", "tvae", "classifier", "client-level", "marginals", "mixture"]
     assert list(told["steps"]) == private_steps() == names
-    for step in ("ctgan", "tvae", "the classifier", "the client level"):
+    for step in ("ctgan", "tvae", "the classifier", "the client level", "marginals", "mixture"):
         assert f"A private step of {step} does what its ε was computed for" in done.stdout
 
 

@@ -359,6 +359,6 @@ def test_what_cannot_be_audited(method, changes, message) -> None:
 def test_a_model_without_private_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(TVAE, "private_gradients")
     assert private_methods() == ["ctgan"]
-    assert private_steps() == ["ctgan", "classifier", "client-level"]
+    assert private_steps() == ["ctgan", "classifier", "client-level", "marginals", "mixture"]
     with pytest.raises(PlanError, match="tvae takes no private steps; choose one of classifier"):
         audit_step("tvae")

@@ -430,9 +430,9 @@ def test_choices_that_say_something_are_not_refused() -> None:
     assert Plan.from_toml(plan.to_toml()) == plan
 
 
-def test_a_mixture_promises_nothing() -> None:
+def test_a_circuit_promises_nothing() -> None:
     with pytest.raises(PlanError, match="no noise hides a row"):
-        Plan("mixture", privacy={"differential_privacy": {"epsilon": 1.0, "delta": 1e-5}})
+        Plan("circuit", privacy={"differential_privacy": {"epsilon": 1.0, "delta": 1e-5}})
 
 
 # --- over HTTP ---

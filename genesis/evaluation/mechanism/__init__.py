@@ -21,11 +21,15 @@ A direction chosen badly makes an audit blind, and never makes it wrong. So cana
 are chosen by steps that are almost without noise: those that move the sum furthest. They tell the
 sensitivity of the sum as well, to many digits; but that the noise fits it, only the noise tells.
 
+Models that are fitted from sums take no steps, but answer. An answer is audited as a step on all
+records is: C is the norm that its question says, and μ is what the ledger has of it.
+
 A single step is audited, and no code is proved right: that a table was fitted privately before, or
 that ε was computed well, are other questions.
 
     audit       the experiment: `audit_step`, the file to read first
     shipped     the private steps that there are, each to be taken again and again
+    summed      the noisy answers that there are, the same
     records     what they are taken on: ordinary records, and candidates for canaries
     comparing   how far apart results are, how large their noise is, and how batches are drawn
     findings    what is said of it

@@ -40,7 +40,8 @@ def audit_step(
     """Audit a private step of training, on the CPU and on records that are made up.
 
     Args:
-        method: Whose step, of `private_steps`: a model's name, "classifier" or "client-level".
+        method: Whose step, of `private_steps`: a model's name, "classifier" or "client-level". Of a
+            model that is fitted from sums, it is an answer.
         config: Arguments of the model, or "hidden" of the classifier; layers are narrow where it
             does not say.
         noise_multiplier: σ of the audited step, above 0.
@@ -57,7 +58,7 @@ def audit_step(
     check_seed(seed)
     _check_numbers(noise_multiplier, trials, level)
     step = shipped_step(method, config or {}, noise_multiplier, noise or Noise(), seed)
-    say = Counter(5, progress)
+    say = Counter(5 if step.sampled else 4, progress)
     rng = np.random.default_rng(np.random.SeedSequence([seed, ROWS]))
     table = ordinary(step.layout, rng, ROWS)
     # What may go wrong by chance: an interval for each canary, one and two tests for each noise,
@@ -81,19 +82,21 @@ def audit_step(
     # Where an empty batch has no noise its sum is 0, and so is this.
     empty = noise_scale(nobody[:, noisy] / sigma, trials, tail)
     bare = max(bare, moved(nobody, without, ~noisy))
-    say("batches")
-    batches = batches_of(step, candidates[0].row, noisy, trials, tail)
+    batches = None
+    if step.sampled:
+        say("batches")
+        batches = batches_of(step, candidates[0].row, noisy, trials, tail)
     return Mechanism(
         method=method,
         unit=step.unit,
         noise_multiplier=sigma,
-        mu=1 / sigma,
+        mu=step.mu,
         level=level,
         canaries=tuple(canaries),
         noise=beside,
         empty=empty,
         batches=batches,
-        faults=tuple(faults(step, 1 / sigma, canaries, beside, empty, batches, bare)),
+        faults=tuple(faults(step, canaries, beside, empty, batches, bare)),
         doubts=tuple(doubts(canaries)),
     )
 

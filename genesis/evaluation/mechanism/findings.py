@@ -94,12 +94,12 @@ class Mechanism:
         method: Name of the step.
         unit: Whose presence it hides, "record" or "client".
         noise_multiplier: σ.
-        mu: 1/σ, the largest distance that is accounted for.
+        mu: 1/σ, the largest distance that is accounted for; of sums, as the ledger has it.
         level: Confidence with which all intervals hold, and no right step fails, at once.
         canaries: What each of them did.
         noise: The noise beside some records.
         empty: The noise of steps whose batch was empty.
-        batches: How batches are drawn.
+        batches: How batches are drawn; None of a step on all records.
         faults: What is wrong, a sentence each.
         doubts: What could not be tested, a sentence each.
     """
@@ -112,7 +112,7 @@ class Mechanism:
     canaries: tuple[Canary, ...]
     noise: NoiseScale
     empty: NoiseScale
-    batches: Batches
+    batches: Batches | None
     faults: tuple[str, ...]
     doubts: tuple[str, ...]
 
@@ -152,11 +152,10 @@ class Mechanism:
 
 def faults(
     step: Step,
-    mu: float,
     canaries: list[Canary],
     noise: NoiseScale,
     empty: NoiseScale,
-    batches: Batches,
+    batches: Batches | None,
     bare: int,
 ) -> Iterator[str]:
     """What is wrong, worst first."""
@@ -168,11 +167,11 @@ def faults(
             f"to which no noise is added."
         )
     for canary in sorted(canaries, key=lambda canary: -canary.low):
-        if canary.low > mu:
+        if canary.low > step.mu:
             yield (
                 f"One {canary.kind} {step.unit} makes results differ by {_short(canary.mu)} "
                 f"[{_short(canary.low)}, {_short(canary.high)}] standard deviations, where 1/σ = "
-                f"{_short(mu)} is accounted for."
+                f"{_short(step.mu)} is accounted for."
             )
     for canary in sorted(canaries, key=lambda canary: -canary.sensitivity):
         if canary.sensitivity > 1 + TOLERANCE:
@@ -189,6 +188,8 @@ def faults(
                 f"The noise{where} is {scale.scale:.3f} [{scale.low:.3f}, {scale.high:.3f}] times "
                 f"σC/B{uneven}."
             )
+    if batches is None:
+        return
     if not batches.poisson:
         yield (
             f"Batches are not drawn by Poisson sampling: their sizes vary {batches.sizes:.2f} "

@@ -57,8 +57,10 @@ def private_methods() -> list[str]:
 
 
 def private_steps() -> list[str]:
-    """Names of all private steps: the models', the classifier's, and that which hides clients."""
-    return [*private_methods(), *OTHERS]
+    """Names of all private steps: those of training, the one that hides clients, and noisy sums."""
+    from genesis.evaluation.mechanism.summed import SUM_STEPS
+
+    return [*private_methods(), *OTHERS, *SUM_STEPS]
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,9 @@ class Step(ABC):
     layout = LAYOUT
     """What the records are, as rows of Codes."""
 
+    sampled = True
+    """Whether it is taken on batches; else on all records."""
+
     def __init__(self, noise_multiplier: float, noise: Noise, seed: int) -> None:
         self._sigma, self._noise, self._seed = noise_multiplier, noise, seed
         self.moved = False  # whether anything but the optimiser has changed parameters
@@ -106,6 +111,11 @@ class Step(ABC):
     def sum(self, rows: Codes, *, quiet: bool = False) -> Floats:
         """The (noisy) sum of gradients over C after a step on all rows: (P,)."""
         return self.batch(rows, quiet=quiet, rate=1.0, steps=1)[0]
+
+    @property
+    def mu(self) -> float:
+        """The distance of its results with and without a record that is accounted for."""
+        return 1 / self._sigma
 
     @abstractmethod
     def batch(
@@ -256,7 +266,11 @@ def shipped_step(
     Raises:
         PlanError: There is no such step, or it cannot be taken under this config.
     """
+    from genesis.evaluation.mechanism.summed import SUM_STEPS
+
     known = noise_multiplier, noise, seed
+    if method in SUM_STEPS:
+        return SUM_STEPS[method](config, *known)
     if method in OTHERS:
         return OTHERS[method](config, *known)
     if method in private_methods():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from genesis.codes import Codes, Condition, Layout
-from genesis.errors import ConditionError, FederationError, GenesisError, PlanError
+from genesis.errors import ConditionError, FederationError, GenesisError
 from genesis.models.config import flag, number, option, optional, parse, whole
 from genesis.models.parameters import ParameterLayout
 from genesis.models.sums import Budget, Question, SumFit
@@ -27,7 +27,7 @@ from genesis.models.sums.rows import MOST_GROUPS, UNIT, SumRows, are_groups
 if TYPE_CHECKING:
     from genesis.privacy.sums import Release
 
-__all__ = ["Mixture", "MixtureConfig"]
+__all__ = ["Mixture", "MixtureConfig", "expectations", "logarithms"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -79,7 +79,7 @@ class Mixture:
     name: ClassVar[str] = "mixture"
     losses: ClassVar[tuple[str, ...]] = ("negative_log_likelihood", "components")
     grid: ClassVar[int] = 128
-    private: ClassVar[bool] = False
+    private: ClassVar[bool] = True
     private_gradients: ClassVar[str] = "no gradients, but sums over the rows"
     batch_multiple = 1
 
@@ -120,10 +120,12 @@ class Mixture:
     def releases(
         cls,
         layout: Layout,  # noqa: ARG003 - of the protocol
-        config: Mapping[str, Any],  # noqa: ARG003
+        config: Mapping[str, Any],
     ) -> tuple[Release, ...]:
-        """None: see `SumModel.releases`."""
-        return ()
+        """A pass each: see `private_mixture_fit`."""
+        from genesis.models.sums.private_mixture_fit import private_releases
+
+        return private_releases(cls.parsed(config))
 
     @classmethod
     def fit(
@@ -140,20 +142,17 @@ class Mixture:
     ) -> SumFit:
         """Begin to fit a mixture: see `SumModel.fit`."""
         from genesis.models.sums.mixture_fit import MixtureFit
+        from genesis.models.sums.private_mixture_fit import PrivateMixtureFit
 
+        choices: dict[str, Any] = {
+            "rows": rows,
+            "frequencies": torch.as_tensor(frequencies, dtype=torch.float64),
+            "seed": seed,
+            "device": torch.device(device),
+        }
         if budget is not None:
-            raise PlanError(
-                f"{cls.name} has no private fit", do="choose marginals for a promise of privacy"
-            )
-        return MixtureFit(
-            layout,
-            cls.parsed(config),
-            rows=rows,
-            frequencies=torch.as_tensor(frequencies, dtype=torch.float64),
-            n_rounds=n_rounds,
-            seed=seed,
-            device=torch.device(device),
-        )
+            return PrivateMixtureFit(layout, cls.parsed(config), **choices, budget=budget)
+        return MixtureFit(layout, cls.parsed(config), **choices, n_rounds=n_rounds)
 
     @classmethod
     def answer(cls, rows: SumRows, question: Question) -> Integers:
@@ -162,6 +161,10 @@ class Mixture:
         The responsibilities of one row, r_k = w_k Π_j θ_jk(x_j) / p(x), are rounded down to
         multiples of `UNIT`. Its logarithm of p(x) is rounded to them.
         """
+        from genesis.models.sums.private_mixture_fit import EXPECT_PRIVATELY, private_answer
+
+        if question.kind == EXPECT_PRIVATELY:
+            return private_answer(rows, question)
         n = sum(rows.layout.block_widths)
         k, rest = divmod(question.size - 2, n + 1)
         shapes = {name: array.shape for name, array in question.arrays.items()}
@@ -177,13 +180,13 @@ class Mixture:
                 do="give server and clients the same version",
             )
         tables, weights = question.arrays["tables"], question.arrays["weights"]
-        log_tables, log_weights = _logs(tables, weights, rows.device)
+        log_tables, log_weights = logarithms(tables, weights, rows.device)
         counts = torch.zeros(n, k, dtype=torch.int64, device=rows.device)
         members = torch.zeros(k, dtype=torch.int64, device=rows.device)
         block = torch.empty(n + 1, k, device=rows.device)
         likelihood = seen = 0
-        for places in rows.blocks(group, groups):
-            logs, shares = _expect(places, log_tables, log_weights)
+        for places in rows.blocks(question.meta["group"], question.meta["groups"]):
+            logs, shares = expectations(places, log_tables, log_weights)
             shares = shares.div_(UNIT).floor_()
             block.zero_()
             for column in places.unbind(1):
@@ -234,7 +237,7 @@ class Mixture:
     ) -> dict[str, Floats]:
         """The logarithm of every row's chance: "log_likelihood" -> (n,)."""
         logs = [
-            _expect(places, *_logs(self._tables, self._weights, self.device))[0]
+            expectations(places, *logarithms(self._tables, self._weights, self.device))[0]
             for places in SumRows(self.layout, rows, self.device).blocks()
         ]
         found = torch.cat([*logs, torch.zeros(0, device=self.device)])
@@ -300,7 +303,7 @@ class Mixture:
             mask = torch.as_tensor(allowed.get(block, np.ones(len(table), dtype=bool)))
             tables.append(table.double() * mask[:, None])
         possible = torch.stack([table.sum(0) for table in tables]).clamp(min=TINY).log()
-        log_tables, log_weights = _logs(self._tables, self._weights, torch.device("cpu"))
+        log_tables, log_weights = logarithms(self._tables, self._weights, torch.device("cpu"))
         cumulative = [torch.cumsum(table, 0).T.contiguous().numpy() for table in tables]
         start = 0
         for places in SumRows(self.layout, Codes(_NO_SCALARS, codes)).blocks():
@@ -323,7 +326,7 @@ def _shares(counts: Tensor) -> Tensor:
     return counts / total if total > 0 else torch.full_like(counts, 1 / max(len(counts), 1))
 
 
-def _logs(
+def logarithms(
     tables: Tensor | npt.NDArray[Any], weights: Tensor | npt.NDArray[Any], device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Logarithms (S + 1, K) and (K,); the last row is that of an unknown code."""
@@ -338,7 +341,7 @@ def _row_logs(places: Tensor, log_tables: Tensor, log_weights: Tensor) -> Tensor
     return torch.nn.functional.embedding_bag(places, log_tables, mode="sum").add_(log_weights)
 
 
-def _expect(places: Tensor, log_tables: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
+def expectations(places: Tensor, log_tables: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]:
     """ln p(x) of rows (b,), and their responsibilities (b, K)."""
     logs = _row_logs(places, log_tables, log_weights)
     return torch.logsumexp(logs, 1), torch.softmax(logs, 1)

@@ -236,8 +236,10 @@ class MixtureFit:
 
     def _leave_out(self) -> None:
         """Components of next to no rows; the last passes change nothing but numbers."""
-        kept = self._members >= LEAST_ROWS
-        if self._parts > 1 and bool(kept.any()) and not bool(kept.all()):
+        # No more than half at a time: the others have what is theirs only in the next pass.
+        kept = self._members >= self._members.median().clamp(max=LEAST_ROWS)
+        early = self._pass < self._passes - self._whole
+        if early and bool(kept.any()) and not bool(kept.all()):
             self._counts, self._members = self._counts[:, kept], self._members[kept]
             self._tables, weights = self._tables[:, kept], self._weights[kept]
             self._weights = weights / weights.sum()

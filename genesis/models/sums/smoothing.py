@@ -54,7 +54,7 @@ class Smoothing:
         self.frequencies = [_shares(count) for count in counts]
         # Little smoothing at first: components are not what they will be yet.
         self.concentrations = [0.03 * width for width in self.widths]
-        self._kernels = [
+        self.kernels = [
             _kernel(self.frequencies[block], last_apart=null)
             for block, null in enumerate(layout.null_modes or (False,) * layout.n_scalars)
         ]
@@ -105,9 +105,9 @@ class Smoothing:
     def _mean(self, block: int, counts: Tensor) -> Tensor:
         """m of every component: (width, K)."""
         shares = self.frequencies[block][:, None]
-        if block >= len(self._kernels):
+        if block >= len(self.kernels):
             return shares.expand_as(counts)
-        kernel = self._kernels[block]
+        kernel = self.kernels[block]
         near = kernel @ shares
         # Density relative to the table's, of neighbours and of one row of the table.
         relative = (kernel @ counts + near) / (near * (counts.sum(0) + 1))
