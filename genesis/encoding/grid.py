@@ -306,6 +306,7 @@ class GridEncoding:
 
 _ONE = np.ones(1, dtype=np.int64)
 MOST_LEAVES = 5000  # single values that stand for themselves; of joined ones a quarter as many
+FEW_TIMES = 4  # as many rows as its neighbour: a leaf of no more takes the neighbour's values in
 POINT = 1e-6  # rows that a single value of a continuous column stands for
 
 
@@ -324,7 +325,7 @@ def _joined(low: Floats, high: Floats, counts: Integers) -> tuple[Floats, Floats
     """Neighbouring leaves joined until none tells of fewer than 5 rows, or there are too many.
 
     Single values of enough rows stay as they are; what is left between two of them, of fewer than 5
-    rows, counts as the one before.
+    rows, belongs to the one before.
     """
     total = int(counts.sum())
     alone = (low == high) & (counts >= max(SMALL_CELL, total / MOST_LEAVES))
@@ -363,7 +364,10 @@ def _close(leaves: list[tuple[float, float, int]], begun: tuple[float, float, in
     if begun[2] >= SMALL_CELL:
         leaves.append(begun)
     elif leaves:
-        leaves[-1] = (*leaves[-1][:2], leaves[-1][2] + begun[2])
+        low, high, count = leaves[-1]
+        # A point that many rows share stays a point; among few, the values are kept apart no more.
+        reach = begun[1] if count <= FEW_TIMES * begun[2] else high
+        leaves[-1] = low, reach, count + begun[2]
     else:
         return begun[2]
     return 0

@@ -186,7 +186,7 @@ def model_class(name: str) -> type[Any]:
     """
     known = {**MODELS, **SUM_MODELS}
     if name not in known:
-        raise PlanError(f"unknown method '{name}'", do=nearest_names(name, known))
+        raise PlanError(f"unknown method '{name}'", do=nearest_names(name, [*known, "auto"]))
     module, _, cls = known[name].partition(":")
     return getattr(import_module(module), cls)  # type: ignore[no-any-return]
 
