@@ -86,7 +86,6 @@ def fit(
         device=device,
         privacy=promise,
     )
-    say_method(method, synthesizer.method, promise, quiet=quiet)
     rows = genesis.read_table(table)
 
     with ProgressBar("epochs", quiet=quiet) as bar:
@@ -99,4 +98,5 @@ def fit(
     else:  # exact numbers are for whoever asks for them
         told = f"about {synthesizer.encoder.rows:,} rows, {epochs} epochs\n"
         told += in_words(synthesizer.privacy)
+    say_method(method, synthesizer.method, promise, quiet=quiet)
     say(f"{told}\nmodel in {output} after {time.perf_counter() - started:.1f} s", quiet=quiet)

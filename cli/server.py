@@ -132,7 +132,6 @@ def server(
             join_timeout=join_timeout,
             patience=patience,
         )
-        say_method(choices["method"], run.plan.method, run.plan.privacy, quiet=quiet)
         run.start()
         seconds = dict(run.seconds)
         if output is not None:
@@ -145,6 +144,7 @@ def server(
     seconds["total"] = time.perf_counter() - started
     if json is not None:
         write_json(json, account_of(run, run.rows, seconds))
+    say_method(choices["method"], run.plan.method, run.plan.privacy, quiet=quiet)
     say(summary_of(run, run.rows, seconds), quiet=quiet)
     if output is not None:
         say(f"{len(synthetic):,} synthetic rows in {output}", quiet=quiet)

@@ -102,7 +102,6 @@ def simulate(
         device=device,
         callbacks=[*callbacks, genesis.federated.ProgressCallback(quiet=quiet)],
     )
-    say_method(choices["method"], synthesizer.plan.method, synthesizer.plan.privacy, quiet=quiet)
     import pandas as pd  # here, because help texts come at once without it
 
     read = genesis.TableBlocks if stream else genesis.read_table
@@ -143,6 +142,7 @@ def simulate(
         scores.save(report)
     if json is not None:
         write_json(json, account_of(synthesizer, sizes, seconds, scores))
+    say_method(choices["method"], synthesizer.plan.method, synthesizer.plan.privacy, quiet=quiet)
     say(summary_of(synthesizer, sizes, seconds), quiet=quiet)
     if scores is not None:
         click.echo(evaluation_as_text(scores.to_dict()))

@@ -167,7 +167,7 @@ def test_the_command_line_goes_before_environment_and_plan(
     words = ["federated", "simulate", *SITES, "--output", "out.csv"]
 
     run(words)
-    assert (asked["n_rounds"], asked["method"], asked["min_clients"]) == (10, "ctgan", 1)
+    assert (asked["n_rounds"], asked["method"], asked["min_clients"]) == (None, "ctgan", 1)
     assert (asked["config"], asked["aggregation_options"]) == ({}, {})
 
     run([*words, "--plan", "plan.toml"])

@@ -537,7 +537,9 @@ def a_mean_beside_the_counts(patch: Patch) -> None:
 
     def counted(self: Shard, request: Request) -> Reply:
         reply = count(self, request)
-        return dataclasses.replace(reply, meta={**reply.meta, "mean": self._given["x"].mean()})
+        return dataclasses.replace(
+            reply, meta={**reply.meta, "mean": self._given._table["x"].mean()}
+        )
 
     patch.setattr(Shard, "_count", counted)
 

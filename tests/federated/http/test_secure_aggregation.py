@@ -243,7 +243,7 @@ def test_a_client_that_is_killed_comes_back(
     north = parties.secure_client(server.url, "north", "--model", "north.model")
     assert north.end() == 0, north.said
     all_end(serving, *(each.running for each in others))
-    again = "a client was away while values were counted; counting them again"
+    again = "a client was away while values were added up; doing it again"
     assert caplog.messages.count(again) == 1
     first, second = server.history
     assert first.clients == tuple(name for name in FIVE if name != "north")
