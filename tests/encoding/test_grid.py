@@ -425,7 +425,7 @@ def test_both_ends_of_a_column_can_be_asked_for() -> None:
 
 @pytest.mark.parametrize("wanted", [(50, 60), (1, 0), 1e9])
 def test_what_cannot_be_is_refused(mixed: Encoder, wanted: Any) -> None:
-    with pytest.raises(ConditionError, match="no row can have x|ends before it begins"):
+    with pytest.raises(ConditionError, match=r"no row can have x|ends before it begins"):
         Where.parse({"x": wanted}, mixed)
 
 
