@@ -46,6 +46,7 @@ bench: $(INSTALLED)  ## Run the benchmarks of docs/benchmarks.md on a TABLE with
 	$(BIN)/python -m benchmarks.steps --table $(TABLE)
 	$(BIN)/python -m benchmarks.fit $(TABLE)
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.quick_fits $(TABLE) --target $(TARGET)
 	$(BIN)/python -m benchmarks.federation $(TABLE) --target $(TARGET)
 
 clean:  ## Remove everything that make made
